@@ -1,0 +1,29 @@
+//! Bytes in and out: the block device or image file below everything.
+//!
+//! Source: the design's section on devices.
+//! Invariants: lengths are exact (a short read or write is an error); `sync` returns only once everything
+//! written before is durable; buffers need no alignment (`file` bounces what O_DIRECT would refuse).
+
+pub mod file;
+pub mod latch;
+pub mod record;
+
+use crate::error::Result;
+use std::io::IoSlice;
+
+/// A random-access device. Offsets and lengths in bytes.
+pub trait Device: Send + Sync {
+    /// Bytes.
+    fn len(&self) -> u64;
+    /// The unit of atomic I/O (512 or 4096).
+    fn sector_size(&self) -> u32;
+    fn read_only(&self) -> bool;
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
+    fn write_vectored_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> Result<()>;
+    /// A barrier: what was written before is durable when it returns.
+    fn sync(&self) -> Result<()>;
+    /// Tells the device that a range holds nothing; may do nothing.
+    fn discard(&self, offset: u64, length: u64) -> Result<()>;
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<()>;
+}
