@@ -6,6 +6,7 @@
 
 pub mod buffer;
 pub mod meta;
+mod shard;
 
 pub use buffer::{Buffer, BufferRef, BufferWrite, Snapshot};
 pub use meta::BlockCache;

@@ -6,6 +6,7 @@
 pub mod ids;
 pub mod error;
 pub mod sync;
+pub mod clock;
 pub mod memory;
 pub mod device;
 pub mod format;

@@ -1,45 +1,211 @@
-//! stub
-use crate::cache::BufferRef;
+//! The block cache: finds, reads, verifies and gives up metadata blocks.
+//!
+//! Source: the design's layers; `format::checksum` for what "verified" means.
+//! Invariants: a block that is not here has its newest bytes at home on the device, since transactions and
+//! checkpoints hold every buffer that is newer; a block is read by one thread while others wait for it.
+
+use crate::cache::buffer::{Buffer, BufferRef};
+use crate::cache::shard::Shard;
 use crate::device::Device;
 use crate::error::Result;
-use crate::format::checksum::BlockKind;
+use crate::format::checksum::{self, BlockKind};
 use crate::format::geometry::Geometry;
 use crate::ids::FsBlock;
-use crate::memory::Memory;
+use crate::memory::shrinker::Shrinker;
+use crate::memory::{Class, Memory};
+use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use std::sync::Arc;
 
-pub struct BlockCache {}
+const SHARDS: usize = 32;
+/// The longest run that one `prefetch` reads, in blocks.
+const PREFETCH_MAX: u32 = 64;
+
+pub struct BlockCache {
+    device: Arc<dyn Device>,
+    geo: Arc<Geometry>,
+    memory: Arc<Memory>,
+    shards: Vec<(Mutex<Shard>, Condvar)>,
+}
+
 impl BlockCache {
     pub fn new(device: Arc<dyn Device>, geo: Arc<Geometry>, memory: Arc<Memory>) -> Arc<Self> {
-        let _ = (device, geo, memory);
-        todo!()
+        let shards = (0..SHARDS)
+            .map(|_| (Mutex::new(Rank::Shard, Shard::default()), Condvar::new()))
+            .collect();
+        let cache = Arc::new(Self {
+            device,
+            geo,
+            memory,
+            shards,
+        });
+        let shrinker: Arc<dyn Shrinker> = Arc::new(CleanBuffers(Arc::downgrade(&cache)));
+        cache.memory.register(shrinker);
+        cache
     }
+
     pub fn geometry(&self) -> &Arc<Geometry> {
-        todo!()
+        &self.geo
     }
+
     pub fn device(&self) -> &Arc<dyn Device> {
-        todo!()
+        &self.device
     }
+
     pub fn memory(&self) -> &Arc<Memory> {
-        todo!()
+        &self.memory
     }
+
     /// The block, read and verified as `kind` unless it is here already as that kind.
     pub fn read(&self, block: FsBlock, kind: BlockKind) -> Result<BufferRef> {
-        let _ = (block, kind);
-        todo!()
+        let buffer = self.load(block)?;
+        if buffer.kind() != Some(kind) {
+            checksum::verify(kind, &self.geo, block, &buffer.snapshot())?;
+            buffer.set_kind(kind);
+        }
+        Ok(buffer)
     }
+
     /// A newly allocated block: all zeros, nothing is read. The caller fills it through `Handle::write`.
     pub fn fresh(&self, block: FsBlock, kind: BlockKind) -> BufferRef {
-        let _ = (block, kind);
-        todo!()
+        let mut frame = self.memory.frame(Class::Meta);
+        frame.fill(0);
+        let buffer = Arc::new(Buffer::new(block, Arc::clone(&self.geo), frame, Some(kind)));
+        self.shard(block).put(Arc::clone(&buffer));
+        buffer
     }
+
     /// The block if it is in memory.
     pub fn cached(&self, block: FsBlock) -> Option<BufferRef> {
-        let _ = block;
-        todo!()
+        self.shard(block).get(block)
     }
-    /// Reads blocks that will be asked for soon, verifying nothing yet; errors are ignored.
+
+    /// Forgets a block that was freed. Whoever still holds its buffer keeps what it has.
+    pub fn discard(&self, block: FsBlock) {
+        self.shard(block).remove(block);
+    }
+
+    /// Reads blocks that will be asked for soon in one go, verifying nothing yet; errors are left to `read`.
     pub fn prefetch(&self, first: FsBlock, count: u32) {
-        let _ = (first, count);
+        let mut wanted = Vec::new();
+        for index in 0..u64::from(count.min(PREFETCH_MAX)) {
+            let Some(block) = first.checked_add(index) else {
+                break;
+            };
+            if block.get() >= self.geo.blocks_count || !self.claim(block) {
+                break;
+            }
+            wanted.push(block);
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        let block_size = self.geo.block_size as usize;
+        let mut bytes = self.memory.io_buffer(wanted.len() * block_size);
+        let length = wanted.len() * block_size;
+        let offset = first.get() << self.geo.block_bits;
+        let read = self.device.read_at(offset, &mut bytes[..length]);
+        for (block, bytes) in wanted.into_iter().zip(bytes.chunks(block_size)) {
+            let loaded = read.is_ok().then(|| {
+                let mut frame = self.memory.frame(Class::Meta);
+                frame.copy_from_slice(bytes);
+                Arc::new(Buffer::new(block, Arc::clone(&self.geo), frame, None))
+            });
+            self.settle(block, loaded);
+        }
+    }
+
+    /// Blocks in memory, for gauges and tests.
+    pub fn len(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|(shard, _)| shard.lock().len())
+            .sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn load(&self, block: FsBlock) -> Result<BufferRef> {
+        {
+            let (mutex, loaded) = self.slot(block);
+            let mut shard = mutex.lock();
+            loop {
+                if let Some(buffer) = shard.get(block) {
+                    return Ok(buffer);
+                }
+                if shard.loading.insert(block) {
+                    break;
+                }
+                loaded.wait(&mut shard);
+            }
+        }
+        let mut frame = self.memory.frame(Class::Meta);
+        let offset = block.get() << self.geo.block_bits;
+        match self.device.read_at(offset, &mut frame) {
+            Ok(()) => {
+                let buffer = Arc::new(Buffer::new(block, Arc::clone(&self.geo), frame, None));
+                Ok(self
+                    .settle(block, Some(Arc::clone(&buffer)))
+                    .unwrap_or(buffer))
+            }
+            Err(error) => {
+                self.settle(block, None);
+                Err(error)
+            }
+        }
+    }
+
+    /// Claims the reading of a block; false when it is here or being read.
+    fn claim(&self, block: FsBlock) -> bool {
+        let mut shard = self.shard(block);
+        !shard.contains(block) && shard.loading.insert(block)
+    }
+
+    /// Ends the reading of a block. What came in meanwhile (`fresh`) is newer and stays; it is returned.
+    fn settle(&self, block: FsBlock, loaded: Option<BufferRef>) -> Option<BufferRef> {
+        let (mutex, done) = self.slot(block);
+        let mut shard = mutex.lock();
+        shard.loading.remove(&block);
+        done.notify_all();
+        if let Some(newer) = shard.get(block) {
+            return Some(newer);
+        }
+        if let Some(buffer) = loaded {
+            shard.put(buffer);
+        }
+        None
+    }
+
+    fn shard(&self, block: FsBlock) -> MutexGuard<'_, Shard> {
+        self.slot(block).0.lock()
+    }
+
+    fn slot(&self, block: FsBlock) -> &(Mutex<Shard>, Condvar) {
+        // Neighbouring blocks lie in one shard, blocks of different groups mostly do not.
+        let hash = (block.get() >> 3).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        &self.shards[hash as usize % SHARDS]
+    }
+}
+
+/// Gives clean buffers back to the budget.
+struct CleanBuffers(std::sync::Weak<BlockCache>);
+
+impl Shrinker for CleanBuffers {
+    fn shrink(&self, frames: usize) -> usize {
+        let Some(cache) = self.0.upgrade() else {
+            return 0;
+        };
+        let mut freed = 0;
+        // Twice round: the first pass takes second chances away.
+        for (mutex, _) in cache.shards.iter().chain(&cache.shards) {
+            if freed >= frames {
+                break;
+            }
+            if let Some(mut shard) = mutex.try_lock() {
+                freed += shard.sweep(frames - freed);
+            }
+        }
+        freed
     }
 }
