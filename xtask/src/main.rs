@@ -1,1 +1,59 @@
-fn main() {}
+//! Set-up, tests, house rules and installation of uext4: `cargo xtask --help`.
+
+mod install;
+mod rules;
+mod setup;
+mod source;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Set-up, tests, house rules and installation of uext4"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tests need (as root), or say what is missing.
+    Setup,
+    /// Setup, then every test: the workspace's own and the external suites through a mount.
+    Test(test::Options),
+    /// Check layers, unsafe, file headers and sizes.
+    Tidy,
+    /// What a merge needs: tidy, clippy, test.
+    Ci,
+    /// Build and install the programs and the names under which mount(8) and fsck(8) look for them.
+    Install(install::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Setup => setup::run(&root()),
+        Task::Test(options) => test::run(&root(), &options),
+        Task::Tidy => tidy::run(&root()),
+        Task::Ci => test::ci(&root()),
+        Task::Install(options) => install::run(&root(), &options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's root: xtask is its direct member.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
