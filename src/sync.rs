@@ -35,8 +35,10 @@ pub enum Rank {
     Transaction,
     /// Shards of the cache, the inode table, LRU lists and lookup counts.
     Shard,
-    /// Counters of the memory budget, and leaf locks that nothing is taken under.
+    /// Leaf locks: under them a frame may be taken or dropped, nothing else.
     Leaf,
+    /// The arena's free list and counters of the memory budget; the last of all.
+    Memory,
 }
 
 impl Rank {
@@ -66,6 +68,11 @@ mod order {
         });
     }
 
+    /// A lock taken by `try_lock` waits for nobody, so it may stand anywhere in the order.
+    pub(super) fn acquire_untested(rank: Rank) {
+        HELD.with_borrow_mut(|held| held.push(rank));
+    }
+
     pub(super) fn release(rank: Rank) {
         HELD.with_borrow_mut(|held| {
             let position = held.iter().rposition(|&r| r == rank).expect("a held rank");
@@ -84,6 +91,18 @@ pub struct RankToken {
 }
 
 impl RankToken {
+    /// For a lock that was had without waiting.
+    #[allow(unused_variables)]
+    fn acquire_untested(rank: Rank) -> Self {
+        #[cfg(debug_assertions)]
+        order::acquire_untested(rank);
+        Self {
+            #[cfg(debug_assertions)]
+            rank,
+            _not_send: std::marker::PhantomData,
+        }
+    }
+
     #[allow(unused_variables)]
     pub fn acquire(rank: Rank) -> Self {
         #[cfg(debug_assertions)]
@@ -154,7 +173,7 @@ impl<T: ?Sized> Mutex<T> {
 
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let guard = self.inner.try_lock()?;
-        Some(MutexGuard { guard, _rank: RankToken::acquire(self.rank) })
+        Some(MutexGuard { guard, _rank: RankToken::acquire_untested(self.rank) })
     }
 
     pub fn get_mut(&mut self) -> &mut T {
@@ -187,7 +206,7 @@ impl<T: ?Sized> RwLock<T> {
 
     pub fn try_write(&self) -> Option<WriteGuard<'_, T>> {
         let guard = self.inner.try_write()?;
-        Some(WriteGuard { guard, _rank: RankToken::acquire(self.rank) })
+        Some(WriteGuard { guard, _rank: RankToken::acquire_untested(self.rank) })
     }
 
     pub fn get_mut(&mut self) -> &mut T {

@@ -1,27 +1,246 @@
-//! stub
+//! Where frames and I/O buffers come from: anonymous maps that are reserved once and never move.
+//!
+//! Source: the design's section on memory (arena).
+//! Invariants: every address on the free list is one whole frame that nobody else holds; chunks live as long as
+//! the arena, and each `Frame` keeps its `Memory`, so its arena, alive; all bytes are initialised (zero at first).
+
+use super::{Class, Memory};
+use crate::sync::{Mutex, Rank};
+use memmap2::{MmapMut, MmapOptions};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+const PAGE: usize = 4096;
+/// The least that a chunk reserves, in frames.
+const LEAST_FRAMES: u64 = 1024;
+
+/// The frames of one mount.
+pub(super) struct Arena {
+    frame_size: usize,
+    frames_per_chunk: usize,
+    free: Mutex<FreeList>,
+}
+
+struct FreeList {
+    /// Frames that were used and given back, the warmest last.
+    returned: Vec<Address>,
+    /// The part of the newest chunk that was never used: next offset in bytes.
+    fresh: usize,
+    /// Owners of all frames; nothing is read or written through them.
+    chunks: Vec<MmapMut>,
+}
+
+/// The start of a frame that nobody holds.
+struct Address(NonNull<u8>);
+
+// SAFETY: an `Address` is the only handle to its frame's bytes, which belong to no thread.
+unsafe impl Send for Address {}
+
+impl Arena {
+    /// Reserves address space for `bytes`; pages get memory when they are touched. More chunks follow when the
+    /// first is used up: admission alone limits use.
+    pub(super) fn new(bytes: u64, frame_size: u32) -> Self {
+        let frames = (bytes / u64::from(frame_size)).max(LEAST_FRAMES);
+        let arena = Self {
+            frame_size: frame_size as usize,
+            frames_per_chunk: usize::try_from(frames).expect("a 64-bit address space"),
+            free: Mutex::new(
+                Rank::Memory,
+                FreeList {
+                    returned: Vec::new(),
+                    fresh: 0,
+                    chunks: Vec::new(),
+                },
+            ),
+        };
+        let chunk = arena.reserve();
+        arena.free.lock().chunks.push(chunk);
+        arena
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        self.frames_per_chunk * self.frame_size
+    }
+
+    fn reserve(&self) -> MmapMut {
+        MmapOptions::new()
+            .len(self.chunk_bytes())
+            .no_reserve_swap()
+            .map_anon()
+            .expect("address space for the memory arena")
+    }
+
+    /// A frame's address; contents unspecified.
+    pub(super) fn take(&self) -> NonNull<u8> {
+        let mut free = self.free.lock();
+        if let Some(address) = free.returned.pop() {
+            return address.0;
+        }
+        if free.fresh + self.frame_size > self.chunk_bytes() {
+            let chunk = self.reserve();
+            free.chunks.push(chunk);
+            free.fresh = 0;
+        }
+        let offset = free.fresh;
+        free.fresh += self.frame_size;
+        let chunk = free.chunks.last_mut().expect("at least one chunk");
+        // SAFETY: `offset + frame_size` is within the chunk, checked above.
+        let start = unsafe { chunk.as_mut_ptr().add(offset) };
+        NonNull::new(start).expect("a mapped address")
+    }
+
+    fn give_back(&self, start: NonNull<u8>) {
+        self.free.lock().returned.push(Address(start));
+    }
+}
+
 /// An owned block-sized piece of the arena; returned when dropped.
-pub struct Frame {}
-impl std::ops::Deref for Frame {
+pub struct Frame {
+    start: NonNull<u8>,
+    memory: Arc<Memory>,
+    class: Class,
+}
+
+// SAFETY: a `Frame` owns its bytes alone (see the invariants), as a `Box<[u8]>` does.
+unsafe impl Send for Frame {}
+// SAFETY: through `&Frame` the bytes can only be read.
+unsafe impl Sync for Frame {}
+
+impl Frame {
+    /// `start` comes from `memory`'s arena and is held by nobody else; it is already counted in `class`.
+    pub(super) fn new(start: NonNull<u8>, memory: Arc<Memory>, class: Class) -> Self {
+        Self {
+            start,
+            memory,
+            class,
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The frame is used for something else from now on.
+    pub fn set_class(&mut self, class: Class) {
+        let bytes = u64::from(self.memory.frame_size);
+        self.memory.gauges.remove(self.class, bytes);
+        self.memory.gauges.add(class, bytes);
+        self.class = class;
+    }
+}
+
+impl Deref for Frame {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        todo!()
+        // SAFETY: the frame's bytes are initialised, live as long as `memory`, and no `&mut` to them exists while
+        // `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.memory.frame_size as usize) }
     }
 }
-impl std::ops::DerefMut for Frame {
+
+impl DerefMut for Frame {
     fn deref_mut(&mut self) -> &mut [u8] {
-        todo!()
+        // SAFETY: as in `deref`; `&mut self` makes this the only reference.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.start.as_ptr(), self.memory.frame_size as usize)
+        }
     }
 }
-/// A contiguous, aligned buffer.
-pub struct IoBuffer {}
-impl std::ops::Deref for IoBuffer {
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.memory
+            .gauges
+            .remove(self.class, u64::from(self.memory.frame_size));
+        self.memory.arena.give_back(self.start);
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({:?}, {} bytes)", self.class, self.len())
+    }
+}
+
+/// Idle buffers of the largest request's size.
+pub(super) struct BufferPool {
+    buffer_size: usize,
+    keep: usize,
+    idle: Mutex<Vec<MmapMut>>,
+}
+
+impl BufferPool {
+    pub(super) fn new(buffer_size: u32, keep: u64) -> Self {
+        Self {
+            buffer_size: (buffer_size as usize).max(PAGE).next_multiple_of(PAGE),
+            keep: usize::try_from(keep).unwrap_or(usize::MAX),
+            idle: Mutex::new(Rank::Memory, Vec::new()),
+        }
+    }
+
+    pub(super) fn take(&self, length: usize) -> MmapMut {
+        if length <= self.buffer_size
+            && let Some(map) = self.idle.lock().pop()
+        {
+            return map;
+        }
+        let bytes = length.max(self.buffer_size).next_multiple_of(PAGE);
+        MmapOptions::new()
+            .len(bytes)
+            .map_anon()
+            .expect("memory for an I/O buffer")
+    }
+
+    fn give_back(&self, map: MmapMut) {
+        let mut idle = self.idle.lock();
+        if map.len() == self.buffer_size && idle.len() < self.keep {
+            idle.push(map);
+        }
+    }
+}
+
+/// A contiguous, page-aligned buffer; goes back to the pool when dropped.
+pub struct IoBuffer {
+    map: Option<MmapMut>,
+    length: usize,
+    memory: Arc<Memory>,
+}
+
+impl IoBuffer {
+    pub(super) fn new(map: MmapMut, length: usize, memory: Arc<Memory>) -> Self {
+        Self {
+            map: Some(map),
+            length,
+            memory,
+        }
+    }
+
+    /// Makes the buffer end after `length` bytes; it can only shrink.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+}
+
+impl Deref for IoBuffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        todo!()
+        &self.map.as_ref().expect("held until drop")[..self.length]
     }
 }
-impl std::ops::DerefMut for IoBuffer {
+
+impl DerefMut for IoBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        todo!()
+        &mut self.map.as_mut().expect("held until drop")[..self.length]
+    }
+}
+
+impl Drop for IoBuffer {
+    fn drop(&mut self) {
+        if let Some(map) = self.map.take() {
+            self.memory.gauges.remove(Class::Io, map.len() as u64);
+            self.memory.buffers.give_back(map);
+        }
     }
 }

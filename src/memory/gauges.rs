@@ -1,18 +1,203 @@
-//! stub
+//! What memory is used for, counted by class, with the highest values seen.
+//!
+//! Source: the design's section on memory (classes).
+//! Invariants: a class's count is the sum of its live frames, buffers and charges; counters are never negative.
+
+use super::Memory;
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// What memory is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
+    /// Metadata buffers.
     Meta,
     Buddy,
+    /// File data not yet written.
     Dirty,
+    /// Contiguous buffers of requests.
     Io,
     Inode,
     Prealloc,
     ExtentStatus,
+    /// What the kernel holds against us.
     Lookup,
+    /// Extents freed but not yet committed.
     Freed,
     Group,
     Handle,
 }
+
+impl Class {
+    pub const ALL: [Self; 11] = [
+        Self::Meta,
+        Self::Buddy,
+        Self::Dirty,
+        Self::Io,
+        Self::Inode,
+        Self::Prealloc,
+        Self::ExtentStatus,
+        Self::Lookup,
+        Self::Freed,
+        Self::Group,
+        Self::Handle,
+    ];
+}
+
+/// A count of bytes and the highest it has been.
+#[derive(Default)]
+struct Gauge {
+    current: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Gauge {
+    fn add(&self, bytes: u64) {
+        let now = self.current.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if now > self.peak.load(Ordering::Relaxed) {
+            self.peak.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    fn remove(&self, bytes: u64) {
+        let before = self.current.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "more given back than taken");
+    }
+
+    fn read(&self) -> (u64, u64) {
+        (
+            self.current.load(Ordering::Relaxed),
+            self.peak.load(Ordering::Relaxed),
+        )
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Gauges {
+    classes: [Gauge; Class::ALL.len()],
+    total: Gauge,
+    reserved: Gauge,
+    overdrawn: AtomicU64,
+}
+
+impl Gauges {
+    pub(super) fn add(&self, class: Class, bytes: u64) {
+        self.classes[class as usize].add(bytes);
+        self.total.add(bytes);
+    }
+
+    pub(super) fn remove(&self, class: Class, bytes: u64) {
+        self.classes[class as usize].remove(bytes);
+        self.total.remove(bytes);
+    }
+
+    pub(super) fn reserve(&self, bytes: u64) {
+        self.reserved.add(bytes);
+    }
+
+    pub(super) fn unreserve(&self, bytes: u64) {
+        self.reserved.remove(bytes);
+    }
+
+    /// An operation took more than its `Need` says.
+    pub(super) fn overdraw(&self, frames: u32) {
+        self.overdrawn
+            .fetch_add(u64::from(frames), Ordering::Relaxed);
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.total.current.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn snapshot(&self, cap: u64, frame_size: u32) -> Snapshot {
+        let (used, peak) = self.total.read();
+        let (reserved, reserved_peak) = self.reserved.read();
+        let classes = Class::ALL.map(|class| {
+            let (current, peak) = self.classes[class as usize].read();
+            ClassSnapshot {
+                class,
+                current,
+                peak,
+            }
+        });
+        Snapshot {
+            cap,
+            frame_size,
+            used,
+            peak,
+            reserved,
+            reserved_peak,
+            overdrawn_frames: self.overdrawn.load(Ordering::Relaxed),
+            classes: classes.to_vec(),
+        }
+    }
+}
+
+/// The budget at one moment; all but counts of frames in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    pub cap: u64,
+    pub frame_size: u32,
+    pub used: u64,
+    pub peak: u64,
+    /// Admitted but not yet taken.
+    pub reserved: u64,
+    pub reserved_peak: u64,
+    /// Frames taken beyond a `Need` since the mount: 0 unless a bound is wrong.
+    pub overdrawn_frames: u64,
+    pub classes: Vec<ClassSnapshot>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ClassSnapshot {
+    pub class: Class,
+    pub current: u64,
+    pub peak: u64,
+}
+
+impl Snapshot {
+    pub fn class(&self, class: Class) -> ClassSnapshot {
+        self.classes[class as usize]
+    }
+}
+
 /// Accounts for heap memory until dropped.
-pub struct Charge {}
+pub struct Charge {
+    memory: Arc<Memory>,
+    class: Class,
+    bytes: u64,
+}
+
+impl Charge {
+    pub(super) fn new(memory: Arc<Memory>, class: Class, bytes: usize) -> Self {
+        memory.gauges.add(class, bytes as u64);
+        Self {
+            memory,
+            class,
+            bytes: bytes as u64,
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What is accounted for has become `bytes` large.
+    pub fn resize(&mut self, bytes: usize) {
+        let bytes = bytes as u64;
+        if bytes > self.bytes {
+            self.memory.gauges.add(self.class, bytes - self.bytes);
+        } else {
+            self.memory.gauges.remove(self.class, self.bytes - bytes);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.memory.gauges.remove(self.class, self.bytes);
+    }
+}
