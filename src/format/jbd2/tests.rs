@@ -38,7 +38,7 @@ fn tags_come_back() {
         let mut count = 0u32;
         while writer.push(
             FsBlock::new(high | u64::from(count + 100)),
-            count % 3 == 0,
+            count.is_multiple_of(3),
             count * 7,
         ) {
             count += 1;
