@@ -1,1 +1,207 @@
-//! stub
+//! The file system: mounting, and one operation for each POSIX call. It speaks our own types and knows neither FUSE nor
+//! errno, so that it works without a mount (image builders, tests, simulators).
+//!
+//! Source: POSIX and the Linux manual pages of the calls; the design's sections on layers, lock order and memory.
+//! Invariants: an operation is admitted before its first lock; parents are locked before children, two parents ancestor
+//! first, else by number; every change of names or attributes is one transaction.
+
+mod acl;
+mod attr;
+mod create;
+mod errors;
+mod ioctl;
+mod known;
+mod link;
+mod lookup;
+mod mount;
+pub mod need;
+mod open;
+mod readdir;
+mod reap;
+mod rename;
+mod setattr;
+mod sync;
+mod threads;
+mod write;
+mod xattr;
+
+pub use attr::Attr;
+pub use create::NewNode;
+pub use ioctl::FsXattr;
+pub use lookup::StatFs;
+pub use readdir::DirItem;
+pub use rename::RenameMode;
+pub use setattr::{SetAttr, SetTime};
+
+use crate::alloc::Allocator;
+use crate::cache::BlockCache;
+use crate::clock::Clock;
+use crate::device::Device;
+use crate::dir::Directories;
+use crate::error::{Posix, Result};
+use crate::file::Files;
+use crate::format::geometry::Geometry;
+use crate::format::inode::Inode;
+use crate::format::time::Timestamp;
+use crate::ids::InodeNumber;
+use crate::inode::orphan::Orphans;
+use crate::inode::{InodeStore, InodeTable, NodeRef};
+use crate::journal::{Handle, Journal};
+use crate::memory::Memory;
+use crate::sync::{Mutex, Rank};
+use crate::xattr::Xattrs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub read_only: bool,
+    /// Leave the journal alone (read-only mounts only).
+    pub no_load: bool,
+    /// What to do when the image turns out to be corrupt; `None`: as the superblock says.
+    pub errors: Option<ErrorPolicy>,
+    /// The age at which changes are committed.
+    pub commit_interval: Duration,
+    /// Every change is durable before its call returns.
+    pub sync: bool,
+    /// The same for changes of directories.
+    pub dirsync: bool,
+    pub acl: bool,
+    pub user_xattr: bool,
+    /// The cap in bytes.
+    pub memory: u64,
+    pub threads: usize,
+    /// Bytes of the largest request.
+    pub max_write: u32,
+    /// Whether reading updates access times (with relatime's rule).
+    pub atime: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            read_only: false,
+            no_load: false,
+            errors: None,
+            commit_interval: Duration::from_secs(5),
+            sync: false,
+            dirsync: false,
+            acl: true,
+            user_xattr: true,
+            memory: 256 << 20,
+            threads: 4,
+            max_write: 1 << 20,
+            atime: true,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorPolicy {
+    Continue,
+    RemountRo,
+    Panic,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller {
+    pub uid: u32,
+    pub gid: u32,
+    pub pid: u32,
+}
+
+/// A mounted file system.
+pub struct Fs {
+    pub(crate) options: Options,
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) geo: Arc<Geometry>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) cache: Arc<BlockCache>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) alloc: Arc<Allocator>,
+    pub(crate) store: Arc<InodeStore>,
+    pub(crate) table: InodeTable,
+    pub(crate) orphans: Arc<Orphans>,
+    pub(crate) dirs: Directories,
+    pub(crate) xattrs: Arc<Xattrs>,
+    pub(crate) files: Files,
+    /// What the kernel knows of and has open.
+    pub(crate) known: known::Known,
+    /// Inodes without a name that nobody uses any more.
+    pub(crate) reaper: reap::Reaper,
+    /// One rename that moves a directory at a time, so that nobody makes a loop.
+    pub(crate) rename_lock: Mutex<()>,
+    pub(crate) superblock: mount::SuperblockState,
+    pub(crate) policy: ErrorPolicy,
+    pub(crate) read_only: AtomicBool,
+    pub(crate) notices: Mutex<Vec<String>>,
+    pub(crate) threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    pub(crate) stopping: AtomicBool,
+}
+
+impl Fs {
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::Relaxed) || self.journal.is_aborted()
+    }
+
+    pub fn geometry(&self) -> &Geometry {
+        &self.geo
+    }
+
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// What a person should know about this mount, a line each.
+    pub fn notices(&self) -> Vec<String> {
+        self.notices.lock().clone()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        let (seconds, nanoseconds) = self.clock.wall();
+        Timestamp { seconds, nanoseconds }
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.is_read_only() { Err(Posix::RoFs.into()) } else { Ok(()) }
+    }
+
+    /// The inode in memory, for an operation that names it.
+    pub(crate) fn node(&self, ino: InodeNumber) -> Result<NodeRef> {
+        self.table.get(ino)
+    }
+
+    /// The directory of that number.
+    pub(crate) fn directory(&self, ino: InodeNumber) -> Result<NodeRef> {
+        let node = self.node(ino)?;
+        if !node.core.read().is_dir() {
+            return Err(Posix::NotDir.into());
+        }
+        Ok(node)
+    }
+
+    /// Writes the changed inode into its table within the handle.
+    pub(crate) fn save(&self, handle: &Handle<'_>, node: &NodeRef, inode: &Inode) -> Result<()> {
+        self.store.write(handle, node.ino, inode)?;
+        node.changed_in(handle.tid());
+        Ok(())
+    }
+}
+
+pub(crate) fn new_mutex<T>(value: T) -> Mutex<T> {
+    Mutex::new(Rank::Leaf, value)
+}
+
+/// Names are 1 to 255 bytes.
+pub(crate) fn check_name(name: &[u8]) -> Result<()> {
+    match name.len() {
+        0 => Err(Posix::NoEnt.into()),
+        1..=255 => Ok(()),
+        _ => Err(Posix::NameTooLong.into()),
+    }
+}
+

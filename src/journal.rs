@@ -1,11 +1,300 @@
 //! The jbd2 journal: handles, transactions, commit, checkpoint, revoke, recovery.
 //!
 //! Source: the kernel's ext4 documentation, "Journal (jbd2)"; the design's section on the journal.
-//! Invariants: an open handle never waits; a block is written home only after the commit block of the
-//! transaction that changed it is durable; the tail moves only after that, with a sync on each side.
+//! Invariants: an open handle never waits; a block is written home only after the commit block of the transaction that
+//! changed it is durable; the tail moves only after that, with a sync on each side; transactions commit in order, one at a
+//! time, under the committer's lock; what a committing transaction took does not change any more.
 
+mod checkpoint;
+mod commit;
 pub mod handle;
 pub mod log;
 pub mod recover;
+mod tx;
+mod write_home;
 
-pub use handle::{Handle, Journal};
+pub use handle::Handle;
+
+use crate::cache::BlockCache;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::ids::Tid;
+use crate::memory::{Memory, Token};
+use crate::sync::{Condvar, Mutex, Rank};
+use checkpoint::Checkpoints;
+use handle::CommitListener;
+use log::Log;
+use std::sync::Arc;
+use std::time::Duration;
+use tx::{State, Waiter};
+
+/// Credits of the largest single step of an operation; work without a bound runs in steps of this size.
+pub const STEP_CREDITS: u32 = 64;
+
+/// What has to happen on the device before the first change since the file system was marked clean becomes durable.
+pub trait Activation: Send + Sync {
+    /// Writes the superblock so that it asks for recovery (or is not marked clean); the caller syncs later.
+    fn activate(&self) -> Result<()>;
+}
+
+/// The journal of a mount. On an image without one, a commit writes the blocks home and syncs.
+pub struct Journal {
+    cache: Arc<BlockCache>,
+    memory: Arc<Memory>,
+    clock: Arc<dyn Clock>,
+    /// Blocks that one transaction may change.
+    limit: u32,
+    /// How old a running transaction may grow.
+    interval: Duration,
+    /// Guards the running transaction, its open handles, and who waits for what.
+    state: Mutex<State>,
+    /// A transaction was locked, drained, unlocked or committed.
+    changed: Condvar,
+    /// There is something for `step` to do.
+    wanted: Condvar,
+    /// Guards the log and the checkpoint list; held through a whole commit or checkpoint.
+    committer: Mutex<Committer>,
+    listeners: Mutex<Vec<Arc<dyn CommitListener>>>,
+    activation: Mutex<Option<Arc<dyn Activation>>>,
+}
+
+struct Committer {
+    /// `None` on an image without a journal.
+    log: Option<Log>,
+    checkpoints: Checkpoints,
+    /// The superblock says that the file system is in use.
+    active: bool,
+}
+
+impl Journal {
+    /// `log` is what recovery left: clean, and with the next transaction number.
+    pub fn new(
+        cache: Arc<BlockCache>,
+        clock: Arc<dyn Clock>,
+        log: Option<Log>,
+        interval: Duration,
+    ) -> Arc<Self> {
+        let memory = Arc::clone(cache.memory());
+        let next = log.as_ref().map_or(Tid::new(1), Log::next_tid);
+        let by_log = log.as_ref().map_or(u32::MAX, |log| log.capacity() / 4);
+        let by_memory = u32::try_from(memory.cap() / 6 / u64::from(cache.geometry().block_size))
+            .unwrap_or(u32::MAX);
+        let limit = by_log.min(by_memory).clamp(2 * STEP_CREDITS, 65_536);
+        Arc::new(Self {
+            cache,
+            memory,
+            clock,
+            limit,
+            interval,
+            state: Mutex::new(Rank::Transaction, State::new(next)),
+            changed: Condvar::new(),
+            wanted: Condvar::new(),
+            committer: Mutex::new(
+                Rank::Drain,
+                Committer { log, checkpoints: Checkpoints::default(), active: false },
+            ),
+            listeners: Mutex::new(Rank::Leaf, Vec::new()),
+            activation: Mutex::new(Rank::Leaf, None),
+        })
+    }
+
+    pub fn listen(&self, listener: Arc<dyn CommitListener>) {
+        self.listeners.lock().push(listener);
+    }
+
+    pub fn set_activation(&self, activation: Arc<dyn Activation>) {
+        *self.activation.lock() = Some(activation);
+    }
+
+    /// Opens a handle for at most `credits` dirtied blocks. Waits for a transaction being locked, and commits one that is full;
+    /// the caller holds at most inode locks. Handles do not nest.
+    pub fn start(&self, token: &mut Token, credits: u32) -> Result<Handle<'_>> {
+        debug_assert!(credits <= self.max_credits(), "{credits} credits in one handle");
+        let tid = self.join(credits)?;
+        Ok(Handle::new(self, tid, token.take(credits)))
+    }
+
+    /// The most credits one handle may ask for.
+    pub fn max_credits(&self) -> u32 {
+        self.limit / 2
+    }
+
+    /// Commits everything up to and including `tid`, waiting for it.
+    pub fn commit(&self, tid: Tid) -> Result<()> {
+        loop {
+            {
+                let state = self.state.lock();
+                if state.committed.is_at_or_after(tid) {
+                    return Ok(());
+                }
+                state.check()?;
+            }
+            let mut committer = self.committer.lock();
+            if self.state.lock().committed.is_at_or_after(tid) {
+                return Ok(());
+            }
+            self.commit_running_locked(&mut committer)?;
+        }
+    }
+
+    /// Commits the running transaction, if there is one, and waits; also for one that is being committed.
+    pub fn commit_running(&self) -> Result<()> {
+        let mut committer = self.committer.lock();
+        self.state.lock().check()?;
+        self.commit_running_locked(&mut committer)
+    }
+
+    /// The newest transaction that anything can be waiting for: the running one, else the last.
+    pub fn newest(&self) -> Tid {
+        let state = self.state.lock();
+        state.running.as_ref().map_or(state.committed, |tx| tx.tid)
+    }
+
+    pub fn is_committed(&self, tid: Tid) -> bool {
+        self.state.lock().committed.is_at_or_after(tid)
+    }
+
+    /// Calls `done` once `tid` is durable (at once, if it is), without waiting; `step` makes it so.
+    pub fn when_committed(&self, tid: Tid, done: Waiter) {
+        let mut state = self.state.lock();
+        if state.committed.is_at_or_after(tid) {
+            drop(state);
+            return done(Ok(()));
+        }
+        if let Err(error) = state.check() {
+            drop(state);
+            return done(Err(error));
+        }
+        state.request(tid);
+        state.waiters.push((tid, done));
+        self.wanted.notify_one();
+    }
+
+    /// Calls `done` once everything written to the device so far is durable; `step` makes it so.
+    pub fn when_flushed(&self, done: Waiter) {
+        self.state.lock().flushes.push(done);
+        self.wanted.notify_one();
+    }
+
+    /// Whether an error has ended all writing.
+    pub fn is_aborted(&self) -> bool {
+        self.state.lock().aborted.is_some()
+    }
+
+    /// Nothing is changed any more: every later start fails, what is not committed never will be.
+    pub fn abort(&self, error: &Error) {
+        let waiters = {
+            let mut state = self.state.lock();
+            if state.aborted.is_none() {
+                ::log::error!(target: "uext4::journal", "journal aborted: {error}");
+                state.aborted = Some(error.clone());
+            }
+            state.take_all_waiters()
+        };
+        self.changed.notify_all();
+        for waiter in waiters {
+            waiter(Err(error.clone()));
+        }
+    }
+
+    /// One round of the committer: commits when asked to or when the running transaction is old enough, syncs for
+    /// those who wait for that alone, and writes blocks home when the log is half full.
+    pub fn step(&self) -> Result<()> {
+        if self.commit_is_due() {
+            self.commit_running()?;
+        }
+        let flushes = std::mem::take(&mut self.state.lock().flushes);
+        if !flushes.is_empty() {
+            let result = self.cache.device().sync();
+            for done in flushes {
+                done(result.clone());
+            }
+        }
+        let mut committer = self.committer.lock();
+        if committer.log.as_ref().is_some_and(|log| log.free() < log.capacity() / 2) {
+            self.checkpoint_until(&mut committer, |log| log.free() >= log.capacity() / 4 * 3)?;
+        }
+        Ok(())
+    }
+
+    /// Sleeps until there is something for `step` to do, at most `limit` long. For the committer's thread.
+    pub fn wait_for_work(&self, limit: Duration) {
+        let mut state = self.state.lock();
+        if state.requested.is_some() || !state.flushes.is_empty() || state.stopping {
+            return;
+        }
+        let age = state
+            .running
+            .as_ref()
+            .map(|tx| self.interval.saturating_sub(self.clock.monotonic().saturating_sub(tx.started)));
+        self.wanted.wait_for(&mut state, age.unwrap_or(limit).min(limit));
+    }
+
+    /// Wakes the committer's thread and keeps it from sleeping again.
+    pub fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.wanted.notify_all();
+    }
+
+    /// Whether nothing has changed since the last commit.
+    pub fn is_idle(&self) -> bool {
+        self.state.lock().running.is_none()
+    }
+
+    /// Commits and writes home everything, marks the log empty, then runs `mark_clean` (which writes the superblock) and syncs. Changes
+    /// that come while it runs stay in a later transaction, which activates the log again.
+    pub fn quiesce(&self, mark_clean: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let mut committer = self.committer.lock();
+        self.state.lock().check()?;
+        self.commit_running_locked(&mut committer)?;
+        self.checkpoint_until(&mut committer, |_| false)?;
+        mark_clean()?;
+        self.cache.device().sync()?;
+        committer.active = false;
+        Ok(())
+    }
+
+    fn commit_is_due(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.aborted.is_some() {
+            return false;
+        }
+        let committed = state.committed;
+        let requested = state.requested.take_if(|tid| !committed.is_at_or_after(*tid));
+        state.requested = None;
+        let old = state
+            .running
+            .as_ref()
+            .is_some_and(|tx| self.clock.monotonic().saturating_sub(tx.started) >= self.interval);
+        requested.is_some() || old
+    }
+
+    /// Counts one more handle into the running transaction.
+    fn join(&self, credits: u32) -> Result<Tid> {
+        let mut state = self.state.lock();
+        loop {
+            state.check()?;
+            if state.locked {
+                self.changed.wait(&mut state);
+                continue;
+            }
+            let now = self.clock.monotonic();
+            let tx = state.running(now);
+            if tx.load() != 0 && tx.load() + credits > self.limit {
+                let tid = tx.tid;
+                drop(state);
+                self.commit(tid)?;
+                state = self.state.lock();
+                continue;
+            }
+            tx.handles += 1;
+            tx.reserved += credits;
+            let tid = tx.tid;
+            if tx.load() > self.limit / 2 && state.requested.is_none() {
+                state.request(tid);
+                self.wanted.notify_one();
+            }
+            return Ok(tid);
+        }
+    }
+}

@@ -21,10 +21,10 @@ pub enum Rank {
     Drain,
     /// Not a lock: an open journal handle.
     Handle,
-    /// The orphan list.
-    Orphan,
     /// An inode's map and attributes.
     Map,
+    /// The orphan list: an inode goes on it while its attributes change.
+    Orphan,
     /// Write access to a metadata buffer.
     BufferWrite,
     /// An inode's tree of preallocations.

@@ -1,9 +1,16 @@
-//! stub
+//! Handles: sets of changes that become durable together or not at all.
+//!
+//! Source: the design's section on the journal; jbd2's handles and credits.
+//! Invariants: a handle belongs to one thread and never waits; the first change of a block costs one credit; write access
+//! ends before the handle does.
+
 use crate::cache::{BufferRef, BufferWrite};
 use crate::error::Result;
 use crate::ids::{FsBlock, Tid};
-use crate::memory::Token;
-use std::sync::Arc;
+use crate::journal::Journal;
+use crate::memory::{Class, Credits};
+use crate::sync::{Rank, RankToken};
+use std::cell::{Cell, RefCell};
 
 /// Called once each time a transaction has become durable.
 pub trait CommitListener: Send + Sync {
@@ -11,59 +18,82 @@ pub trait CommitListener: Send + Sync {
     fn committed(&self, tid: Tid);
 }
 
-/// The journal of a mount. On an image without one, a commit writes the blocks home and syncs.
-pub struct Journal {}
-impl Journal {
-    /// Opens a handle for at most `credits` dirtied blocks. Waits for journal space and for a transaction being locked;
-    /// the caller holds at most inode locks. Handles do not nest.
-    pub fn start(&self, token: &mut Token, credits: u32) -> Result<Handle<'_>> {
-        let _ = (token, credits);
-        todo!()
-    }
-    /// Commits everything up to and including `tid`, waiting for it.
-    pub fn commit(&self, tid: Tid) -> Result<()> {
-        let _ = tid;
-        todo!()
-    }
-    /// Calls `done` once `tid` is durable (at once, if it is), without waiting.
-    pub fn when_committed(&self, tid: Tid, done: Box<dyn FnOnce(Result<()>) + Send>) {
-        let _ = (tid, done);
-        todo!()
-    }
-    /// Commits the running transaction, if it holds anything, and waits.
-    pub fn commit_running(&self) -> Result<()> {
-        todo!()
-    }
-    /// The most credits one handle may ask for.
-    pub fn max_credits(&self) -> u32 {
-        todo!()
-    }
-    pub fn listen(&self, listener: Arc<dyn CommitListener>) {
-        let _ = listener;
-        todo!()
-    }
+/// An open handle. Dropping it closes it.
+pub struct Handle<'j> {
+    journal: &'j Journal,
+    tid: Tid,
+    frames: RefCell<Credits>,
+    /// Credits not used yet.
+    left: Cell<u32>,
+    _rank: RankToken,
 }
 
-/// An open handle: a set of changes that are durable together or not at all. Dropping it closes it.
-pub struct Handle<'j> {
-    _journal: &'j Journal,
-}
-impl Handle<'_> {
+impl<'j> Handle<'j> {
+    pub(super) fn new(journal: &'j Journal, tid: Tid, frames: Credits) -> Self {
+        let left = Cell::new(frames.left());
+        Self {
+            journal,
+            tid,
+            frames: RefCell::new(frames),
+            left,
+            _rank: RankToken::acquire(Rank::Handle),
+        }
+    }
+
     pub fn tid(&self) -> Tid {
-        todo!()
+        self.tid
     }
-    /// Write access to a metadata block; it joins the transaction. Costs one credit the first time.
-    pub fn write<'b>(&self, buffer: &'b BufferRef) -> Result<BufferWrite<'b>> {
-        let _ = buffer;
-        todo!()
+
+    pub fn credits_left(&self) -> u32 {
+        self.left.get()
     }
+
+    /// Write access to a metadata block; it joins the transaction.
+    pub fn write<'b>(&'b self, buffer: &'b BufferRef) -> Result<BufferWrite<'b>> {
+        let joined = {
+            let mut state = self.journal.state.lock();
+            state.check()?;
+            let now = self.journal.clock.monotonic();
+            let tx = state.running(now);
+            let joined = tx.add(buffer.block(), buffer);
+            if joined {
+                tx.reserved = tx.reserved.saturating_sub(u32::from(self.left.get() > 0));
+            }
+            joined
+        };
+        let frame = if joined && self.left.get() > 0 {
+            self.left.set(self.left.get() - 1);
+            self.frames.borrow_mut().frame(Class::Meta)
+        } else {
+            if joined {
+                log::error!(target: "uext4::journal", "handle out of credits at block {}", buffer.block());
+                debug_assert!(!joined, "handle out of credits at block {}", buffer.block());
+            }
+            self.journal.memory.frame(Class::Meta)
+        };
+        Ok(buffer.begin_write(frame))
+    }
+
     /// A metadata block is freed: its buffer leaves the transaction and older copies in the log are revoked.
     /// (`Allocator::free` marks the bitmap; call both.)
     pub fn forget(&self, block: FsBlock) {
-        let _ = block;
-        todo!()
+        let mut state = self.journal.state.lock();
+        let now = self.journal.clock.monotonic();
+        state.running(now).forget(block);
+        drop(state);
+        self.journal.cache.discard(block);
     }
-    pub fn credits_left(&self) -> u32 {
-        todo!()
+}
+
+impl Drop for Handle<'_> {
+    fn drop(&mut self) {
+        let mut state = self.journal.state.lock();
+        if let Some(tx) = &mut state.running {
+            tx.handles = tx.handles.saturating_sub(1);
+            tx.reserved = tx.reserved.saturating_sub(self.left.get());
+            if tx.handles == 0 && state.locked {
+                self.journal.changed.notify_all();
+            }
+        }
     }
 }

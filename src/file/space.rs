@@ -1,0 +1,33 @@
+//! What is tried before a full file system is reported.
+//!
+//! Source: the design's section on the allocator, "Before any ENOSPC".
+//! Invariants: runs with no handle open; ends when a round frees nothing.
+
+use crate::error::{Posix, Result};
+use crate::file::Files;
+
+/// More rounds would only chase other writers.
+const ROUNDS: u32 = 4;
+
+impl Files {
+    /// Runs `attempt`, and again after making space for as long as that helps.
+    pub fn retry_for_space<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        for _ in 0..ROUNDS {
+            match attempt() {
+                Err(error) if error.is_posix(Posix::NoSpc) && self.make_space()? => {}
+                result => return result,
+            }
+        }
+        attempt()
+    }
+
+    /// Gives up all preallocations and commits what was freed; whether that made anything free.
+    fn make_space(&self) -> Result<bool> {
+        let discarded = self.alloc.discard_all() > 0;
+        let freed = self.alloc.has_uncommitted_frees();
+        if freed {
+            self.journal.commit_running()?;
+        }
+        Ok(discarded || freed)
+    }
+}

@@ -1,0 +1,98 @@
+//! Making files shorter or longer.
+//!
+//! Source: POSIX ftruncate; the kernel's ext4 documentation, "Orphan file", for what a crash leaves to finish.
+//! Invariants: the new size is recorded in the first handle; if blocks remain to be freed after it, the inode is on the
+//! orphan list until they are.
+
+use crate::error::{Posix, Result};
+use crate::file::Files;
+use crate::format::inode::Inode;
+use crate::ids::FileBlock;
+use crate::inode::NodeRef;
+use crate::journal::STEP_CREDITS;
+use crate::memory::Token;
+
+impl Files {
+    /// Sets the size; `edit` makes the other changes of the same call (times, mode) in the first handle.
+    pub fn truncate(
+        &self,
+        token: &mut Token,
+        node: &NodeRef,
+        size: u64,
+        edit: &mut dyn FnMut(&mut Inode),
+    ) -> Result<()> {
+        let old_size = {
+            let core = node.core.read();
+            if size > self.max_size(&core) {
+                return Err(Posix::FBig.into());
+            }
+            core.size
+        };
+        self.alloc.discard_preallocations(&node.prealloc);
+        if size > old_size {
+            self.zero_tail(node, old_size)?;
+            let handle = self.journal.start(token, 1)?;
+            let mut core = node.core.write();
+            core.size = size;
+            edit(&mut core);
+            return self.save(&handle, node, &core);
+        }
+        node.drain();
+        self.zero_tail(node, size)?;
+        let mut first = |core: &mut Inode| {
+            core.size = size;
+            edit(core);
+        };
+        self.remove_blocks(token, node, self.block_from(size)?, FileBlock::MAX, &mut first)
+    }
+
+    /// Frees the blocks `from..to` in as many handles as it takes, the orphan list covering the gaps where blocks lie
+    /// behind the size. `first` runs in the first handle.
+    pub(super) fn remove_blocks(
+        &self,
+        token: &mut Token,
+        node: &NodeRef,
+        from: FileBlock,
+        to: FileBlock,
+        first: &mut dyn FnMut(&mut Inode),
+    ) -> Result<()> {
+        let mut to = Some(to);
+        let mut begun = false;
+        let mut orphan = false;
+        while let Some(end) = to {
+            let handle = self.journal.start(token, STEP_CREDITS)?;
+            let mut core = node.core.write();
+            if !begun {
+                first(&mut core);
+                begun = true;
+            }
+            to = self.map.remove(&handle, node.ino, &mut core, from, end, false)?;
+            let covers_tail = end == FileBlock::MAX && to.is_some();
+            if covers_tail && !orphan && core.links_count > 0 {
+                self.orphans.add(&handle, node.ino, &mut core)?;
+                orphan = true;
+            }
+            if to.is_none() && orphan {
+                self.orphans.remove(&handle, node.ino, &mut core)?;
+            }
+            self.save(&handle, node, &core)?;
+        }
+        Ok(())
+    }
+
+    /// Frees every block of a file that no name leads to any more, in steps. The caller holds the inode lock.
+    pub fn free_blocks(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
+        self.alloc.discard_preallocations(&node.prealloc);
+        node.drain();
+        let metadata = !node.core.read().is_reg();
+        let mut to = Some(FileBlock::MAX);
+        while let Some(end) = to {
+            let handle = self.journal.start(token, STEP_CREDITS)?;
+            let mut core = node.core.write();
+            core.size = if metadata { core.size } else { 0 };
+            to = self.map.remove(&handle, node.ino, &mut core, FileBlock::ZERO, end, metadata)?;
+            self.save(&handle, node, &core)?;
+        }
+        Ok(())
+    }
+}

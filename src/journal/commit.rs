@@ -1,0 +1,125 @@
+//! Makes the running transaction durable.
+//!
+//! Source: the kernel's ext4 documentation, "Journal (jbd2)"; the design's section on the journal.
+//! Invariants: blocks are taken while no handle is open, so they are all of one moment; the commit block is written only
+//! after a sync that covers them and all file data that completed before; listeners hear of a transaction after the second
+//! sync, and before those who wait for it.
+
+use crate::cache::{BufferRef, Snapshot};
+use crate::error::Result;
+use crate::ids::{FsBlock, Tid};
+use crate::journal::log::LogPosition;
+use crate::journal::{Committer, Journal};
+use std::sync::Arc;
+
+/// A transaction as it goes into the log.
+pub(super) struct Frozen {
+    tid: Tid,
+    /// Sorted by block.
+    blocks: Vec<(BufferRef, Snapshot)>,
+    revoked: Vec<FsBlock>,
+    forgotten: Vec<FsBlock>,
+}
+
+impl Journal {
+    /// Commits the running transaction if there is one; an error aborts the journal.
+    pub(super) fn commit_running_locked(&self, committer: &mut Committer) -> Result<()> {
+        let Some(frozen) = self.freeze() else {
+            return Ok(());
+        };
+        match self.write_transaction(committer, &frozen) {
+            Ok(first) => {
+                self.finish(committer, frozen, first);
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(log) = &mut committer.log {
+                    log.record_error(self.cache.device().as_ref());
+                }
+                self.abort(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the running transaction once its open handles are closed. New handles wait only meanwhile.
+    fn freeze(&self) -> Option<Frozen> {
+        let mut state = self.state.lock();
+        state.running.as_ref()?;
+        state.locked = true;
+        while state.running.as_ref().is_some_and(|tx| tx.handles > 0) {
+            self.changed.wait(&mut state);
+        }
+        let tx = state.running.take();
+        let frozen = tx.map(|tx| {
+            let mut blocks: Vec<_> =
+                tx.buffers.into_values().map(|buffer| (Arc::clone(&buffer), buffer.snapshot())).collect();
+            blocks.sort_unstable_by_key(|(buffer, _)| buffer.block());
+            let mut revoked: Vec<_> = tx.revoked.into_iter().collect();
+            revoked.sort_unstable();
+            Frozen { tid: tx.tid, blocks, revoked, forgotten: tx.forgotten.into_iter().collect() }
+        });
+        state.locked = false;
+        self.changed.notify_all();
+        frozen
+    }
+
+    fn write_transaction(
+        &self,
+        committer: &mut Committer,
+        frozen: &Frozen,
+    ) -> Result<Option<LogPosition>> {
+        let device = Arc::clone(self.cache.device());
+        if !committer.active {
+            let activation = self.activation.lock().clone();
+            if let Some(activation) = activation {
+                activation.activate()?;
+            }
+            committer.active = true;
+        }
+        if committer.log.is_none() {
+            self.write_home(&frozen.blocks)?;
+            device.sync()?;
+            return Ok(None);
+        }
+        let needed = committer
+            .log
+            .as_ref()
+            .map_or(0, |log| log.blocks_for(frozen.blocks.len(), frozen.revoked.len()));
+        self.checkpoint_until(committer, |log| log.free() >= needed)?;
+        let Some(log) = &mut committer.log else {
+            return Ok(None);
+        };
+        let first = log.begin(device.as_ref(), frozen.tid)?;
+        log.write_revokes(device.as_ref(), &self.memory, frozen.tid, &frozen.revoked)?;
+        let blocks: Vec<(FsBlock, &Snapshot)> =
+            frozen.blocks.iter().map(|(buffer, bytes)| (buffer.block(), bytes)).collect();
+        log.write_blocks(device.as_ref(), &self.memory, frozen.tid, &blocks)?;
+        device.sync()?;
+        log.write_commit(device.as_ref(), &self.memory, frozen.tid, self.clock.wall())?;
+        device.sync()?;
+        Ok(Some(first))
+    }
+
+    fn finish(&self, committer: &mut Committer, frozen: Frozen, first: Option<LogPosition>) {
+        for block in &frozen.forgotten {
+            committer.checkpoints.remove(*block);
+        }
+        if let Some(first) = first {
+            committer.checkpoints.push(frozen.tid, first, frozen.blocks);
+        }
+        let waiters = {
+            let mut state = self.state.lock();
+            state.committed = frozen.tid;
+            state.take_waiters(frozen.tid)
+        };
+        self.changed.notify_all();
+        let listeners = self.listeners.lock().clone();
+        for listener in listeners {
+            listener.committed(frozen.tid);
+        }
+        for waiter in waiters {
+            waiter(Ok(()));
+        }
+    }
+}
