@@ -32,6 +32,7 @@ pub use lookup::StatFs;
 pub use readdir::DirItem;
 pub use rename::RenameMode;
 pub use setattr::{SetAttr, SetTime};
+pub use write::{Bytes, WriteMode};
 
 use crate::alloc::Allocator;
 use crate::cache::BlockCache;
@@ -48,10 +49,10 @@ use crate::inode::orphan::Orphans;
 use crate::inode::{InodeStore, InodeTable, NodeRef};
 use crate::journal::{Handle, Journal};
 use crate::memory::Memory;
-use crate::sync::{Mutex, Rank};
+use crate::sync::Mutex;
 use crate::xattr::Xattrs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// How to mount.
@@ -141,6 +142,7 @@ pub struct Fs {
     pub(crate) notices: Mutex<Vec<String>>,
     pub(crate) threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     pub(crate) stopping: AtomicBool,
+    pub(crate) generation: AtomicU32,
 }
 
 impl Fs {
@@ -170,6 +172,12 @@ impl Fs {
         if self.is_read_only() { Err(Posix::RoFs.into()) } else { Ok(()) }
     }
 
+    /// A generation for a new inode, so that a reused number is told from its last user.
+    pub(crate) fn next_generation(&self) -> u32 {
+        // An odd step visits every value before one comes again.
+        self.generation.fetch_add(0x9e37_79b9, Ordering::Relaxed)
+    }
+
     /// The inode in memory, for an operation that names it.
     pub(crate) fn node(&self, ino: InodeNumber) -> Result<NodeRef> {
         self.table.get(ino)
@@ -190,10 +198,6 @@ impl Fs {
         node.changed_in(handle.tid());
         Ok(())
     }
-}
-
-pub(crate) fn new_mutex<T>(value: T) -> Mutex<T> {
-    Mutex::new(Rank::Leaf, value)
 }
 
 /// Names are 1 to 255 bytes.

@@ -247,6 +247,9 @@ impl Journal {
         let mut committer = self.committer.lock();
         self.state.lock().check()?;
         self.commit_running_locked(&mut committer)?;
+        if !committer.active {
+            return Ok(());
+        }
         self.checkpoint_until(&mut committer, |_| false)?;
         mark_clean()?;
         self.cache.device().sync()?;

@@ -24,6 +24,10 @@ pub(super) struct Frozen {
 impl Journal {
     /// Commits the running transaction if there is one; an error aborts the journal.
     pub(super) fn commit_running_locked(&self, committer: &mut Committer) -> Result<()> {
+        if let Err(error) = self.activate(committer) {
+            self.abort(&error);
+            return Err(error);
+        }
         let Some(frozen) = self.freeze() else {
             return Ok(());
         };
@@ -40,6 +44,20 @@ impl Journal {
                 Err(error)
             }
         }
+    }
+
+    /// Before the first commit since the file system was marked clean, and before its blocks are taken: the superblock may
+    /// be one of them.
+    fn activate(&self, committer: &mut Committer) -> Result<()> {
+        if committer.active || self.state.lock().running.is_none() {
+            return Ok(());
+        }
+        let activation = self.activation.lock().clone();
+        if let Some(activation) = activation {
+            activation.activate()?;
+        }
+        committer.active = true;
+        Ok(())
     }
 
     /// Takes the running transaction once its open handles are closed. New handles wait only meanwhile.
@@ -70,13 +88,6 @@ impl Journal {
         frozen: &Frozen,
     ) -> Result<Option<LogPosition>> {
         let device = Arc::clone(self.cache.device());
-        if !committer.active {
-            let activation = self.activation.lock().clone();
-            if let Some(activation) = activation {
-                activation.activate()?;
-            }
-            committer.active = true;
-        }
         if committer.log.is_none() {
             self.write_home(&frozen.blocks)?;
             device.sync()?;

@@ -1,0 +1,52 @@
+//! Listing directories.
+//!
+//! Source: POSIX readdir; FUSE READDIR and READDIRPLUS.
+//! Invariants: a cookie stays right while others insert, remove and split (see `dir`).
+
+use crate::dir::{Entry, FileType};
+use crate::error::Result;
+use crate::fs::{Attr, Fs, need};
+use crate::ids::InodeNumber;
+
+/// One entry on its way to the caller.
+pub struct DirItem<'a> {
+    pub ino: InodeNumber,
+    pub file_type: FileType,
+    pub name: &'a [u8],
+    /// Continues after this entry.
+    pub cookie: u64,
+    /// Where attributes were asked for and could be read. "." and ".." have none.
+    pub attr: Option<Attr>,
+}
+
+impl Fs {
+    /// Hands entries after `cookie` to `sink` until it returns false (that one was not taken). With `attributes`, each
+    /// entry that was taken with some counts a lookup.
+    pub fn readdir(
+        &self,
+        ino: InodeNumber,
+        cookie: u64,
+        attributes: bool,
+        sink: &mut dyn FnMut(&DirItem<'_>) -> bool,
+    ) -> Result<()> {
+        let mut token = self.memory.admit(need::READDIR);
+        let dir = self.directory(ino)?;
+        {
+            let _shared = dir.lock.read();
+            let core = dir.core.read().clone();
+            self.dirs.read(ino, &core, cookie, &mut |cookie, entry: Entry, name| {
+                let is_dot = name == b"." || name == b"..";
+                let attr = if attributes && !is_dot { self.attr_of(entry.ino).ok() } else { None };
+                let item =
+                    DirItem { ino: entry.ino, file_type: entry.file_type, name, cookie, attr };
+                let taken = sink(&item);
+                if taken && attr.is_some() {
+                    self.known.looked_up(entry.ino);
+                }
+                taken
+            })?;
+        }
+        self.touch_atime(&mut token, &dir);
+        Ok(())
+    }
+}

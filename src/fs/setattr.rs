@@ -1,0 +1,136 @@
+//! Changing attributes: mode, owner, size, times.
+//!
+//! Source: POSIX chmod, chown, utimensat, truncate; the design's FUSE facts on times and privileges.
+//! Invariants: everything that one call asks for is one transaction (a truncation may finish in later ones).
+
+use crate::error::{Posix, Result};
+use crate::format::inode::{Inode, flag, mode};
+use crate::format::time::Timestamp;
+use crate::fs::{Attr, Caller, Fs, need};
+use crate::ids::InodeNumber;
+use crate::inode::NodeRef;
+use crate::xattr::{SetMode, Xattrs};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    Now,
+    At(Timestamp),
+}
+
+/// What to change; `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permissions; the file type cannot change.
+    pub mode: Option<u16>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<SetTime>,
+    pub mtime: Option<SetTime>,
+    /// Given by the kernel where it keeps the times itself.
+    pub ctime: Option<Timestamp>,
+}
+
+impl SetAttr {
+    fn changes_owner(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+
+    fn only_times(&self) -> bool {
+        self.mode.is_none() && !self.changes_owner() && self.size.is_none()
+    }
+}
+
+const CAPABILITY: &[u8] = b"security.capability";
+
+impl Fs {
+    pub fn setattr(&self, caller: Caller, ino: InodeNumber, set: &SetAttr) -> Result<Attr> {
+        self.check_writable()?;
+        let mut token = self.memory.admit(need::SETATTR);
+        let node = self.node(ino)?;
+        let _exclusive = node.lock.write();
+        self.check_setattr(&node, set)?;
+        if let Some(size) = set.size {
+            let mut edit = |core: &mut Inode| {
+                self.apply(caller, core, set);
+            };
+            self.files.truncate(&mut token, &node, size, &mut edit)?;
+        }
+        let acl = set.mode.is_some();
+        let capability = (set.changes_owner() || set.size.is_some())
+            && self.acl_of(ino, &node.core.read(), CAPABILITY)?.is_some();
+        if set.size.is_none() || acl || capability {
+            let handle = self.journal.start(&mut token, 2 * Xattrs::CREDITS + 2)?;
+            let mut core = node.core.write();
+            if set.size.is_none() {
+                self.apply(caller, &mut core, set);
+            }
+            if acl {
+                self.chmod_acl(&handle, ino, &mut core)?;
+            }
+            if capability {
+                self.xattrs.set(&handle, ino, &mut core, CAPABILITY, None, SetMode::Any)?;
+            }
+            self.save(&handle, &node, &core)?;
+        }
+        self.sync_if_asked(&node, false)?;
+        let core = node.core.read();
+        Ok(Attr::new(ino, &core, self.geo.block_size))
+    }
+
+    fn check_setattr(&self, node: &NodeRef, set: &SetAttr) -> Result<()> {
+        let core = node.core.read();
+        // The kernel sends the times of cached writes for files that have become immutable meanwhile, too.
+        let by_kernel = set.ctime.is_some() && set.only_times();
+        if core.has_flag(flag::IMMUTABLE) && !by_kernel {
+            return Err(Posix::Perm.into());
+        }
+        if core.has_flag(flag::APPEND) && !by_kernel {
+            let sets_time = [set.atime, set.mtime].iter().any(|t| matches!(t, Some(SetTime::At(_))));
+            if set.mode.is_some() || set.changes_owner() || set.size.is_some() || sets_time {
+                return Err(Posix::Perm.into());
+            }
+        }
+        match set.size {
+            Some(_) if core.is_dir() => Err(Posix::IsDir.into()),
+            Some(_) if !core.is_reg() => Err(Posix::Inval.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&self, caller: Caller, core: &mut Inode, set: &SetAttr) {
+        let now = self.now();
+        if let Some(permissions) = set.mode {
+            core.mode = (core.mode & mode::FMT) | (permissions & mode::PERM);
+        }
+        if set.changes_owner() {
+            core.uid = set.uid.unwrap_or(core.uid);
+            core.gid = set.gid.unwrap_or(core.gid);
+            if !core.is_dir() && set.mode.is_none() {
+                clear_privileges(core);
+            }
+        }
+        if set.size.is_some() && caller.uid != 0 {
+            clear_privileges(core);
+        }
+        let at = |time| match time {
+            SetTime::Now => now,
+            SetTime::At(time) => time,
+        };
+        core.atime = set.atime.map_or(core.atime, at);
+        core.mtime = match (set.mtime, set.size) {
+            (Some(time), _) => at(time),
+            (None, Some(_)) => now,
+            (None, None) => core.mtime,
+        };
+        core.ctime = set.ctime.unwrap_or(now);
+    }
+}
+
+/// suid goes, sgid only where the group may execute (else it stands for mandatory locking).
+pub(crate) fn clear_privileges(core: &mut Inode) {
+    core.mode &= !mode::SUID;
+    if core.mode & 0o010 != 0 {
+        core.mode &= !mode::SGID;
+    }
+}

@@ -1,0 +1,81 @@
+//! Durability: fsync, sync, and mounts or files that are always synchronous.
+//!
+//! Source: POSIX fsync, fdatasync; the design's section on the journal.
+//! Invariants: fsync commits the transaction that last changed the inode, and nothing else; an overwrite needs only a sync of
+//! the device. Who waits does not hold a worker where it can be told later.
+
+use crate::error::{Error, Result};
+use crate::format::inode::flag;
+use crate::fs::{Fs, need};
+use crate::ids::InodeNumber;
+use crate::inode::NodeRef;
+use std::sync::mpsc;
+
+impl Fs {
+    /// Calls `done` once everything about the file that was written before is durable. With `data_only`, changes that no
+    /// reader of the data needs (times) may be left out.
+    pub fn fsync(
+        &self,
+        ino: InodeNumber,
+        data_only: bool,
+        done: Box<dyn FnOnce(Result<()>) + Send>,
+    ) {
+        let _token = self.memory.admit(need::GETATTR);
+        if self.journal.is_aborted() {
+            return done(Err(Error::Aborted));
+        }
+        let node = match self.node(ino) {
+            Ok(node) => node,
+            Err(error) => return done(Err(error)),
+        };
+        let _ = data_only;
+        match node.last_change() {
+            Some(tid) if !self.journal.is_committed(tid) => self.journal.when_committed(tid, done),
+            _ => self.journal.when_flushed(done),
+        }
+    }
+
+    /// The same, waiting for it.
+    pub fn sync_node(&self, node: &NodeRef) -> Result<()> {
+        match node.last_change() {
+            Some(tid) if !self.journal.is_committed(tid) => self.journal.commit(tid),
+            _ => self.device.sync(),
+        }
+    }
+
+    /// fsync that waits; for callers without FUSE.
+    pub fn fsync_wait(&self, ino: InodeNumber) -> Result<()> {
+        let (sender, receiver) = mpsc::channel();
+        self.fsync(
+            ino,
+            false,
+            Box::new(move |result| {
+                let _ = sender.send(result);
+            }),
+        );
+        loop {
+            match receiver.try_recv() {
+                Ok(result) => return result,
+                Err(mpsc::TryRecvError::Disconnected) => return Err(Error::Aborted),
+                Err(mpsc::TryRecvError::Empty) => self.journal.step()?,
+            }
+        }
+    }
+
+    /// What the mount or the inode asks for after a change: `sync`, `dirsync`, chattr +S and +D.
+    pub(crate) fn sync_if_asked(&self, node: &NodeRef, names: bool) -> Result<()> {
+        let flags = node.core.read().flags;
+        let by_mount = self.options.sync || (names && self.options.dirsync);
+        let by_inode = flags & flag::SYNC != 0 || (names && flags & flag::DIRSYNC != 0);
+        if by_mount || by_inode { self.sync_node(node) } else { Ok(()) }
+    }
+
+    /// Everything that was changed so far is durable when it returns.
+    pub fn sync_all(&self) -> Result<()> {
+        if self.is_read_only() {
+            return if self.journal.is_aborted() { Err(Error::Aborted) } else { Ok(()) };
+        }
+        self.journal.commit_running()?;
+        self.device.sync()
+    }
+}

@@ -1,0 +1,74 @@
+//! The daemon's background threads: each loops over a `step` of the core.
+//!
+//! Source: the design's decision that the core starts no thread itself.
+//! Invariants: they end when `stop_threads` is called, and hold nothing while they sleep.
+
+use crate::fs::Fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long without a change before the file system is marked clean.
+const IDLE: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_secs(1);
+
+impl Fs {
+    /// Starts the committer and the reaper.
+    pub fn start_threads(self: &Arc<Self>) -> std::io::Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        let mut threads = Vec::new();
+        for (name, run) in [("commit", commit_loop as fn(&Fs)), ("reap", reap_loop)] {
+            let fs = Arc::clone(self);
+            let builder = std::thread::Builder::new().name(name.into());
+            threads.push(builder.spawn(move || run(&fs))?);
+        }
+        self.threads.lock().extend(threads);
+        Ok(())
+    }
+
+    pub(crate) fn stop_threads(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.journal.stop();
+        self.reaper.wake();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if thread.join().is_err() {
+                log::error!("a background thread ended with a panic");
+            }
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+fn commit_loop(fs: &Fs) {
+    let mut last = (fs.journal.newest(), fs.clock.monotonic());
+    let mut clean = false;
+    while !fs.is_stopping() {
+        fs.journal.wait_for_work(TICK);
+        if let Err(error) = fs.journal.step() {
+            fs.report(&error);
+        }
+        let newest = fs.journal.newest();
+        if newest != last.0 {
+            last = (newest, fs.clock.monotonic());
+            clean = false;
+        } else if !clean && fs.clock.monotonic().saturating_sub(last.1) >= IDLE {
+            clean = fs.mark_clean().is_ok();
+        }
+        if fs.journal.is_aborted() {
+            std::thread::sleep(TICK);
+        }
+    }
+}
+
+fn reap_loop(fs: &Fs) {
+    while !fs.is_stopping() {
+        fs.reaper.wait(TICK);
+        while fs.reap_step() {}
+    }
+}

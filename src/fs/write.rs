@@ -1,0 +1,197 @@
+//! Reading and writing files, and their space.
+//!
+//! Source: POSIX read, write; Linux fallocate(2), lseek(2); the design's FUSE facts on cached writes.
+//! Invariants: a cached write changes neither mtime nor ctime: the kernel sends them itself.
+
+use crate::error::{Posix, Result};
+use crate::file::{Fallocate, ReadData, Whence};
+use crate::format::inode::{Inode, flag, mode};
+use crate::fs::setattr::clear_privileges;
+use crate::fs::{Fs, need};
+use crate::ids::InodeNumber;
+use crate::inode::NodeRef;
+use crate::memory::Token;
+use crate::xattr::{SetMode, Xattrs};
+
+const CAPABILITY: &[u8] = b"security.capability";
+/// How old an access time may grow before reading renews it (relatime).
+const RELATIME_SECONDS: i64 = 24 * 3600;
+
+/// Where the bytes of a write come from.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteMode {
+    /// From the kernel's page cache: no times, no privileges of whoever wrote.
+    pub cached: bool,
+    /// The kernel asks to clear suid and sgid.
+    pub kill_privileges: bool,
+    /// Durable before the call returns (O_SYNC, O_DSYNC).
+    pub sync: bool,
+}
+
+/// A read's result: file data, or bytes that lie in the inode.
+pub enum Bytes {
+    Blocks(ReadData),
+    Inline(Vec<u8>),
+}
+
+impl Bytes {
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Bytes::Blocks(data) => data.bytes(),
+            Bytes::Inline(bytes) => bytes,
+        }
+    }
+}
+
+impl Fs {
+    /// Up to `length` bytes at `offset`.
+    pub fn read(&self, ino: InodeNumber, offset: u64, length: usize) -> Result<Bytes> {
+        let mut token = self.memory.admit(need::READ);
+        let node = self.node(ino)?;
+        let bytes = {
+            let _shared = node.lock.read();
+            let core = node.core.read();
+            if core.is_dir() {
+                return Err(Posix::IsDir.into());
+            }
+            if core.has_flag(flag::INLINE_DATA) {
+                Bytes::Inline(self.read_inline(ino, &core, offset, length)?)
+            } else {
+                drop(core);
+                Bytes::Blocks(self.files.read(&node, offset, length)?)
+            }
+        };
+        self.touch_atime(&mut token, &node);
+        Ok(bytes)
+    }
+
+    fn read_inline(
+        &self,
+        ino: InodeNumber,
+        core: &Inode,
+        offset: u64,
+        length: usize,
+    ) -> Result<Vec<u8>> {
+        let mut bytes = self.xattrs.inline_data(ino, core)?.unwrap_or_default();
+        bytes.resize(usize::try_from(core.size).unwrap_or(0).min(self.geo.inode_size as usize), 0);
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        let to = from.saturating_add(length).min(bytes.len());
+        Ok(bytes[from..to].to_vec())
+    }
+
+    /// relatime: reading renews an access time that is not after the last change, or a day old. Never fails the read.
+    pub(crate) fn touch_atime(&self, token: &mut Token, node: &NodeRef) {
+        if !self.options.atime || self.is_read_only() {
+            return;
+        }
+        let now = self.now();
+        let is_due = |core: &Inode| {
+            !core.has_flag(flag::NOATIME)
+                && (core.atime <= core.mtime
+                    || core.atime <= core.ctime
+                    || now.seconds - core.atime.seconds >= RELATIME_SECONDS)
+        };
+        if !is_due(&node.core.read()) {
+            return;
+        }
+        let touched = self.journal.start(token, 1).and_then(|handle| {
+            let mut core = node.core.write();
+            if !is_due(&core) {
+                return Ok(());
+            }
+            core.atime = now;
+            self.store.write(&handle, node.ino, &core)
+        });
+        if let Err(error) = touched {
+            self.report(&error);
+        }
+    }
+
+    /// Writes all of `data` at `offset`.
+    pub fn write(&self, ino: InodeNumber, offset: u64, data: &[u8], how: WriteMode) -> Result<()> {
+        self.check_writable()?;
+        let mut token = self.memory.admit(need::WRITE);
+        let node = self.node(ino)?;
+        {
+            let _exclusive = node.lock.write();
+            if !node.core.read().is_reg() {
+                return Err(Posix::Inval.into());
+            }
+            if how.kill_privileges {
+                self.kill_privileges(&mut token, &node)?;
+            }
+            let now = (!how.cached).then(|| self.now());
+            self.files.write(&mut token, &node, offset, data, now)?;
+        }
+        if how.sync { self.sync_node(&node) } else { self.sync_if_asked(&node, false) }
+    }
+
+    fn kill_privileges(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
+        let (has_bits, has_capability) = {
+            let core = node.core.read();
+            let capability = self.acl_of(node.ino, &core, CAPABILITY)?.is_some();
+            (core.mode & (mode::SUID | mode::SGID) != 0, capability)
+        };
+        if !has_bits && !has_capability {
+            return Ok(());
+        }
+        let handle = self.journal.start(token, Xattrs::CREDITS + 2)?;
+        let mut core = node.core.write();
+        clear_privileges(&mut core);
+        if has_capability {
+            self.xattrs.set(&handle, node.ino, &mut core, CAPABILITY, None, SetMode::Any)?;
+        }
+        self.save(&handle, node, &core)
+    }
+
+    pub fn fallocate(
+        &self,
+        ino: InodeNumber,
+        mode: Fallocate,
+        offset: u64,
+        length: u64,
+        keep_size: bool,
+    ) -> Result<()> {
+        self.check_writable()?;
+        let end = offset.checked_add(length).ok_or(Posix::FBig)?;
+        let mut token = self.memory.admit(need::FALLOCATE);
+        let node = self.node(ino)?;
+        {
+            let _exclusive = node.lock.write();
+            let core = node.core.read();
+            if core.is_dir() {
+                return Err(Posix::IsDir.into());
+            }
+            if !core.is_reg() {
+                return Err(Posix::OpNotSupp.into());
+            }
+            let forbidden = core.has_flag(flag::IMMUTABLE)
+                || (core.has_flag(flag::APPEND) && mode != Fallocate::Allocate);
+            drop(core);
+            if forbidden {
+                return Err(Posix::Perm.into());
+            }
+            self.kill_privileges(&mut token, &node)?;
+            self.files.fallocate(&mut token, &node, mode, offset..end, keep_size, self.now())?;
+        }
+        self.sync_if_asked(&node, false)
+    }
+
+    /// The next data or hole; see `Files::seek`.
+    pub fn seek(&self, ino: InodeNumber, offset: u64, whence: Whence) -> Result<u64> {
+        let _token = self.memory.admit(need::READ);
+        let node = self.node(ino)?;
+        let _shared = node.lock.read();
+        {
+            let core = node.core.read();
+            if core.has_flag(flag::INLINE_DATA) || core.is_dir() {
+                return match whence {
+                    _ if offset >= core.size => Err(Posix::Nxio.into()),
+                    Whence::Data => Ok(offset),
+                    Whence::Hole => Ok(core.size),
+                };
+            }
+        }
+        self.files.seek(&node, offset, whence, self.known.has_writer(ino))
+    }
+}
