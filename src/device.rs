@@ -4,12 +4,16 @@
 //! Invariants: lengths are exact (a short read or write is an error); `sync` returns only once everything
 //! written before is durable; buffers need no alignment (`file` bounces what O_DIRECT would refuse).
 
+mod bounce;
+pub mod claim;
 pub mod file;
 pub mod latch;
+pub mod mountinfo;
 pub mod record;
 
-use crate::error::Result;
-use std::io::IoSlice;
+use crate::error::{Error, IoError, Result};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 /// A random-access device. Offsets and lengths in bytes.
 pub trait Device: Send + Sync {
@@ -26,4 +30,14 @@ pub trait Device: Send + Sync {
     /// Tells the device that a range holds nothing; may do nothing.
     fn discard(&self, offset: u64, length: u64) -> Result<()>;
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<()>;
+}
+
+/// A failed device operation, with its place.
+fn io_error(operation: &'static str, offset: u64, length: u64, source: io::Error) -> Error {
+    Error::Io(IoError {
+        operation,
+        offset,
+        length,
+        source: Arc::new(source),
+    })
 }
