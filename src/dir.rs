@@ -4,14 +4,30 @@
 //! Invariants: names are 1 to 255 bytes without '/' and NUL; every entry's length is checked before it is followed; a
 //! reader's cookie stays right while others insert, remove and split.
 
+use crate::alloc::Allocator;
 use crate::cache::BlockCache;
-use crate::error::Result;
-use crate::format::inode::Inode;
-use crate::ids::InodeNumber;
+use crate::error::{Posix, Result};
+use crate::format::dirent;
+use crate::format::features::compat;
+use crate::format::geometry::Geometry;
+use crate::format::inode::{Inode, flag};
+use crate::ids::{FileBlock, InodeNumber};
 use crate::journal::Handle;
 use crate::map::Map;
-use crate::alloc::Allocator;
+use blocks::Dir;
+use index::Place;
 use std::sync::Arc;
+
+mod blocks;
+mod cursor;
+mod index;
+mod inline;
+mod linear;
+mod split;
+#[cfg(test)]
+mod tests;
+
+pub use inline::InlineSource;
 
 /// The file type in a directory entry (`EXT4_FT_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +43,22 @@ pub enum FileType {
     Symlink = 7,
 }
 
+impl FileType {
+    /// From a directory entry; what is not known is `Unknown`.
+    pub fn from_raw(raw: u8) -> Self {
+        match raw {
+            1 => Self::Regular,
+            2 => Self::Directory,
+            3 => Self::CharDevice,
+            4 => Self::BlockDevice,
+            5 => Self::Fifo,
+            6 => Self::Socket,
+            7 => Self::Symlink,
+            _ => Self::Unknown,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub ino: InodeNumber,
@@ -35,48 +67,151 @@ pub struct Entry {
 
 /// All directories. Methods take the directory's inode as it is; they change `size`, `block`, `blocks`, `flags` in it and
 /// leave times, link counts and writing the inode to the caller (same handle). The caller holds the inode lock.
-pub struct Directories {}
+pub struct Directories {
+    cache: Arc<BlockCache>,
+    map: Arc<Map>,
+    alloc: Arc<Allocator>,
+    inline: Option<Arc<dyn InlineSource>>,
+}
 
 impl Directories {
     pub fn new(cache: Arc<BlockCache>, map: Arc<Map>, alloc: Arc<Allocator>) -> Self {
-        let _ = (cache, map, alloc);
-        todo!()
+        Self {
+            cache,
+            map,
+            alloc,
+            inline: None,
+        }
+    }
+
+    /// Tells where the second part of inline directories comes from. Without it only those that fit their inode can be read.
+    pub fn with_inline(self, source: Arc<dyn InlineSource>) -> Self {
+        Self {
+            inline: Some(source),
+            ..self
+        }
+    }
+
+    fn geo(&self) -> &Geometry {
+        self.cache.geometry()
     }
 
     pub fn lookup(&self, ino: InodeNumber, dir: &Inode, name: &[u8]) -> Result<Option<Entry>> {
-        let _ = (ino, dir, name);
-        todo!()
+        let dir = Dir::new(self, ino, dir);
+        let entry = |ino, raw| Entry {
+            ino: InodeNumber::new(ino),
+            file_type: FileType::from_raw(raw),
+        };
+        if dir.is_inline() {
+            return Ok(inline::find(&dir, name)?.map(|(ino, raw)| entry(ino, raw)));
+        }
+        Ok(find(&dir, name)?.map(|place| entry(place.found.ino, place.found.file_type)))
     }
 
     /// Adds a name that is known not to be there. May split leaves or grow the tree (converting a linear directory when
-    /// dir_index is on). NoSpc leaves the directory as it was.
-    pub fn insert(&self, handle: &Handle<'_>, ino: InodeNumber, dir: &mut Inode, name: &[u8], entry: Entry) -> Result<()> {
-        let _ = (handle, ino, dir, name, entry);
-        todo!()
+    /// dir_index is on). NoSpc leaves the directory as it was. OpNotSupp for a directory in its inode.
+    pub fn insert(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        dir: &mut Inode,
+        name: &[u8],
+        entry: Entry,
+    ) -> Result<()> {
+        check_name(name)?;
+        refuse_inline(dir)?;
+        if !is_indexed(self.geo(), dir) {
+            return linear::insert(self, handle, ino, dir, name, entry);
+        }
+        match split::insert(self, handle, ino, dir, name, entry) {
+            // Index blocks without a checksum may be given up: they look like empty leaves.
+            Err(error) if index::is_bad_index(&error) && !self.geo().features.metadata_csum() => {
+                log::warn!("directory {ino} goes on without its index: {error}");
+                dir.flags &= !flag::INDEX;
+                linear::insert(self, handle, ino, dir, name, entry)
+            }
+            done => done,
+        }
     }
 
     /// Removes a name; NoEnt when it is not there.
-    pub fn remove(&self, handle: &Handle<'_>, ino: InodeNumber, dir: &mut Inode, name: &[u8]) -> Result<Entry> {
-        let _ = (handle, ino, dir, name);
-        todo!()
+    pub fn remove(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        dir: &mut Inode,
+        name: &[u8],
+    ) -> Result<Entry> {
+        refuse_inline(dir)?;
+        let Place { buffer, found } = find(&Dir::new(self, ino, dir), name)?.ok_or(Posix::NoEnt)?;
+        dirent::remove(&mut handle.write(&buffer)?, self.geo(), found);
+        Ok(Entry {
+            ino: InodeNumber::new(found.ino),
+            file_type: FileType::from_raw(found.file_type),
+        })
     }
 
-    /// Points an existing name at another inode; ".." included.
-    pub fn replace(&self, handle: &Handle<'_>, ino: InodeNumber, dir: &mut Inode, name: &[u8], entry: Entry) -> Result<Entry> {
-        let _ = (handle, ino, dir, name, entry);
-        todo!()
+    /// Points an existing name at another inode; ".." included. Returns what it pointed to; NoEnt when it is not there.
+    pub fn replace(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        dir: &mut Inode,
+        name: &[u8],
+        entry: Entry,
+    ) -> Result<Entry> {
+        refuse_inline(dir)?;
+        let Place { buffer, found } = find(&Dir::new(self, ino, dir), name)?.ok_or(Posix::NoEnt)?;
+        let mut bytes = handle.write(&buffer)?;
+        dirent::set_target(
+            &mut bytes,
+            self.geo(),
+            found.offset,
+            entry.ino.get(),
+            entry.file_type as u8,
+        );
+        Ok(Entry {
+            ino: InodeNumber::new(found.ino),
+            file_type: FileType::from_raw(found.file_type),
+        })
     }
 
-    /// Gives a new directory its first block with "." and "..".
-    pub fn create(&self, handle: &Handle<'_>, ino: InodeNumber, dir: &mut Inode, parent: InodeNumber) -> Result<()> {
-        let _ = (handle, ino, dir, parent);
-        todo!()
+    /// Gives a new directory its first block with "." and "..". NoSpc leaves the inode as it was.
+    pub fn create(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        dir: &mut Inode,
+        parent: InodeNumber,
+    ) -> Result<()> {
+        let first = blocks::append(self, handle, ino, dir, 1)?.take()?;
+        let mut bytes = handle.write(&first.buffer)?;
+        dirent::init_first(
+            &mut bytes,
+            self.geo(),
+            ino.get(),
+            parent.get(),
+            FileType::Directory as u8,
+        );
+        Ok(())
     }
 
     /// Only "." and ".." are left.
     pub fn is_empty(&self, ino: InodeNumber, dir: &Inode) -> Result<bool> {
-        let _ = (ino, dir);
-        todo!()
+        let dir = Dir::new(self, ino, dir);
+        for at in 0..dir.blocks() {
+            let Some(page) = dir.page(FileBlock::new(at))? else {
+                log::warn!("directory {ino} has a hole at block {at}");
+                continue;
+            };
+            for entry in dirent::entries(&page, self.geo()) {
+                let entry = entry?;
+                if entry.ino != 0 && !is_dots(entry.name) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Entries after `cookie` (0: from the start, "." and ".." first) in hash order, until `sink` returns false (that entry
@@ -88,16 +223,57 @@ impl Directories {
         cookie: u64,
         sink: &mut dyn FnMut(u64, Entry, &[u8]) -> bool,
     ) -> Result<()> {
-        let _ = (ino, dir, cookie, sink);
-        todo!()
+        cursor::read(&Dir::new(self, ino, dir), cookie, sink)
     }
 
-    /// Credits for one `insert` in the worst case (splits, tree growth), without the directory's inode.
+    /// Credits for one `insert` in the worst case (splits, tree growth), or for `create`, without the directory's inode.
     pub fn insert_credits(&self, dir: &Inode) -> u32 {
-        let _ = dir;
-        todo!()
+        split::insert_credits(self, dir)
     }
 
     /// Credits for `remove` and `replace`.
     pub const CHANGE_CREDITS: u32 = 1;
+}
+
+fn is_dots(name: &[u8]) -> bool {
+    matches!(name, b"." | b"..")
+}
+
+fn is_indexed(geo: &Geometry, inode: &Inode) -> bool {
+    inode.has_flag(flag::INDEX) && geo.features.has_compat(compat::DIR_INDEX)
+}
+
+/// Finds a name's entry: "." and ".." in the first block, others through the index if there is a usable one.
+fn find<'a>(dir: &Dir<'a>, name: &[u8]) -> Result<Option<Place>> {
+    if is_dots(name) {
+        return linear::find(dir, name, 1);
+    }
+    if is_indexed(dir.geo(), dir.inode) {
+        match index::find(dir, name) {
+            Err(error) if index::is_bad_index(&error) => {
+                log::warn!(
+                    "looking through directory {} block by block: {error}",
+                    dir.ino
+                );
+            }
+            done => return done,
+        }
+    }
+    linear::find(dir, name, u32::MAX)
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    match name.len() {
+        0 => Err(Posix::NoEnt.into()),
+        1..=dirent::NAME_MAX => Ok(()),
+        _ => Err(Posix::NameTooLong.into()),
+    }
+}
+
+fn refuse_inline(inode: &Inode) -> Result<()> {
+    if inode.has_flag(flag::INLINE_DATA) {
+        Err(Posix::OpNotSupp.into())
+    } else {
+        Ok(())
+    }
 }

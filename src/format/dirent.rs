@@ -180,6 +180,13 @@ fn encode_length(length: usize) -> u16 {
     u16::try_from(length).unwrap_or(u16::MAX)
 }
 
+/// The entry at an offset that `entries` gave before, in the same bytes.
+pub fn at<'a>(bytes: &'a [u8], geo: &Geometry, offset: usize) -> Result<Dirent<'a>> {
+    let mut all = entries(bytes, geo);
+    all.at = offset;
+    all.check()
+}
+
 /// Looks a name up.
 pub fn find(bytes: &[u8], geo: &Geometry, name: &[u8]) -> Result<Option<Found>> {
     let mut before = None;

@@ -197,9 +197,9 @@ impl Node {
         self.set_count(bytes, self.count.saturating_add(1));
     }
 
-    /// Moves the upper half of the entries into a new node's bytes. Returns the hash that separates the two, and the
-    /// number of entries that stay.
-    pub fn split(&mut self, bytes: &mut [u8], geo: &Geometry, upper: &mut [u8]) -> (u32, usize) {
+    /// Moves the upper half of the entries into a new node's bytes. Returns the hash that separates the two, and
+    /// the new node. The node must hold at least two entries.
+    pub fn split(&mut self, bytes: &mut [u8], geo: &Geometry, upper: &mut [u8]) -> (u32, Node) {
         let stay = self.count().div_ceil(2);
         let hash = raw::le32(bytes, self.entry(stay));
         let mut node = init_node(upper, geo, self.child(bytes, stay));
@@ -208,7 +208,7 @@ impl Node {
             .unwrap_or(&[]);
         node.append(upper, moved);
         self.set_count(bytes, u16::try_from(stay).unwrap_or(self.count));
-        (hash, stay)
+        (hash, node)
     }
 
     /// Moves all entries of a root into a new node, which becomes the root's only child.

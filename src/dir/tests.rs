@@ -1,0 +1,1 @@
+//! Directories on real images, through the real layers.
