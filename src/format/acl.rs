@@ -255,6 +255,26 @@ impl Acl {
     }
 }
 
+/// `Acl::equivalent_mode` of an ACL in the user's form. Inval when it is malformed or empty.
+pub fn equivalent_mode(xattr: &[u8]) -> Result<(u16, bool)> {
+    Ok(some(xattr)?.equivalent_mode())
+}
+
+/// `Acl::with_mode`, from and to the user's form.
+pub fn chmod(xattr: &[u8], mode: u16) -> Result<Vec<u8>> {
+    Ok(some(xattr)?.with_mode(mode).to_xattr())
+}
+
+/// `Acl::inherit`, from and to the user's form: the mode, and the access ACL if it must be stored.
+pub fn inherit(default: &[u8], mode: u16) -> Result<(u16, Option<Vec<u8>>)> {
+    let inherited = some(default)?.inherit(mode);
+    Ok((inherited.mode, inherited.access.map(|acl| acl.to_xattr())))
+}
+
+fn some(xattr: &[u8]) -> Result<Acl> {
+    Ok(Acl::from_xattr(xattr)?.ok_or(Posix::Inval)?)
+}
+
 fn parse_entry(raw: &[u8], id: u32) -> Option<Entry> {
     let perm = le16(raw, 2);
     let tag = Tag::from_raw(le16(raw, 0), id)?;
