@@ -5,6 +5,7 @@
 //! Invariants: a plan is pure and complete (no device, no clock, no randomness); the primary superblock is
 //! written last, so a device that was filled half way is not a file system.
 
+mod create;
 mod features;
 mod layout;
 mod numbers;
@@ -17,9 +18,10 @@ mod superblock;
 mod tree;
 mod write;
 
+pub use create::{create, create_with};
 pub use features::FeatureSet;
 pub use numbers::Numbers;
-pub use options::Options;
+pub use options::{Options, format_uuid, parse_uuid};
 pub use plan::Plan;
 pub use probe::find_signature;
 pub use write::write;
@@ -40,6 +42,9 @@ pub enum MakeError {
         path: String,
         source: std::io::Error,
     },
+    /// The device cannot be had: missing, in use, not writable.
+    #[error("{0}")]
+    Open(String),
     #[error("{0}")]
     Device(#[from] crate::error::Error),
 }

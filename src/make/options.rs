@@ -105,3 +105,13 @@ impl Options {
         Ok(())
     }
 }
+
+/// A UUID in any of its usual spellings.
+pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    uuid::Uuid::parse_str(text).ok().map(uuid::Uuid::into_bytes)
+}
+
+/// The UUID in groups with hyphens.
+pub fn format_uuid(uuid: [u8; 16]) -> String {
+    uuid::Uuid::from_bytes(uuid).to_string()
+}

@@ -4,9 +4,10 @@
 //! Invariants: pure; every block in use is marked in `space` exactly once, so free counts come from it alone.
 
 use super::layout::{GroupPlace, place_groups};
-use super::numbers::Numbers;
+use super::numbers::{Numbers, has_super};
 use super::space::{Run, Space};
 use super::{MakeError, Options};
+use crate::device::Device;
 use crate::format::features::compat;
 use crate::format::time::Timestamp;
 
@@ -84,6 +85,13 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The blocks of the superblock's backups.
+    pub fn backup_superblocks(&self) -> impl Iterator<Item = u64> + '_ {
+        (1..self.numbers.group_count)
+            .filter(|&group| has_super(group))
+            .map(|group| self.numbers.group_first_block(group))
+    }
+
     /// Bytes that the file system takes.
     pub fn len(&self) -> u64 {
         self.numbers.blocks_count * u64::from(self.numbers.block_size)
@@ -91,6 +99,27 @@ impl Plan {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether the file system can be written to `device`.
+    pub fn check_device(&self, device: &dyn Device) -> Result<(), MakeError> {
+        let (len, sector_size) = (device.len(), device.sector_size());
+        let block_size = self.numbers.block_size;
+        let wrong = if device.read_only() {
+            "the device is read-only".to_owned()
+        } else if len < self.len() {
+            format!(
+                "the device has {len} bytes, the file system needs {}",
+                self.len()
+            )
+        } else if block_size < sector_size {
+            format!(
+                "blocks of {block_size} bytes are smaller than the device's sectors of {sector_size} bytes"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(MakeError::Invalid(wrong))
     }
 
     pub fn free_blocks(&self) -> u64 {

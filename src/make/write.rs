@@ -34,16 +34,7 @@ const DIRECTORY_TYPE: u8 = 2;
 
 /// Writes the file system; the device must be at least `plan.len()` bytes long. Durable when it returns.
 pub fn write(plan: &Plan, device: &dyn Device) -> Result<(), MakeError> {
-    if device.len() < plan.len() {
-        return Err(MakeError::Invalid(format!(
-            "the device has {} bytes, the file system needs {}",
-            device.len(),
-            plan.len()
-        )));
-    }
-    if device.read_only() {
-        return Err(MakeError::Invalid("the device is read-only".into()));
-    }
+    plan.check_device(device)?;
     let geo = Superblock::parse(&superblock::bytes(plan, 0, 0))?.geometry(plan.len())?;
     let writer = Writer {
         plan,
