@@ -387,3 +387,167 @@ fn put_u8(bytes: &mut [u8], at: usize, value: u8) {
         *byte = value;
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::format::features::{Features, compat, ro_compat};
+    use std::process::Command;
+
+    /// What the parsers of directories look at.
+    pub(crate) fn geometry(block_size: u32, checksums: bool) -> Geometry {
+        Geometry {
+            features: Features {
+                compat: compat::DIR_INDEX,
+                incompat: incompat::FILETYPE,
+                ro_compat: if checksums {
+                    ro_compat::METADATA_CSUM
+                } else {
+                    0
+                },
+            },
+            block_size,
+            block_bits: block_size.trailing_zeros(),
+            blocks_count: 1 << 20,
+            first_data_block: u32::from(block_size == 1024),
+            blocks_per_group: 8 * block_size,
+            cluster_ratio_bits: 0,
+            clusters_per_group: 8 * block_size,
+            inodes_count: 100_000,
+            inodes_per_group: 1024,
+            group_count: 1,
+            desc_size: 64,
+            descs_per_block: block_size / 64,
+            desc_blocks: 1,
+            reserved_gdt_blocks: 0,
+            first_meta_bg: 0,
+            backup_bgs: [0; 2],
+            inode_size: 256,
+            inodes_per_block: block_size / 256,
+            itable_blocks: 64,
+            first_ino: 11,
+            log_groups_per_flex: 0,
+            want_extra_isize: 32,
+            csum_seed: 0,
+            uuid: [0; 16],
+            hash_seed: [0; 4],
+            def_hash_version: 1,
+            hash_unsigned: false,
+            journal_inum: 0,
+            orphan_file_inum: 0,
+            quota_inums: [0; 3],
+        }
+    }
+
+    /// The blocks of a directory with these many names that mke2fs and `e2fsck -D` made, and the seed of its hashes.
+    pub(crate) fn made_directory(names: u32, options: &[&str]) -> (Vec<u8>, [u32; 4]) {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, image, dump) = (
+            dir.path().join("tree"),
+            dir.path().join("image"),
+            dir.path().join("dump"),
+        );
+        std::fs::create_dir_all(tree.join("d")).unwrap();
+        for index in 0..names {
+            std::fs::write(tree.join(format!("d/name-{index}")), "").unwrap();
+        }
+        let run = |command: &mut Command| command.output().expect("e2fsprogs runs").stdout;
+        run(Command::new("mke2fs")
+            .args(["-q", "-t", "ext4"])
+            .args(options)
+            .arg("-d")
+            .arg(tree)
+            .arg(&image)
+            .arg("16M"));
+        run(Command::new("e2fsck").arg("-fyD").arg(&image));
+        run(Command::new("debugfs")
+            .arg("-R")
+            .arg(format!("dump /d {}", dump.display()))
+            .arg(&image));
+        let superblock = std::fs::read(&image).unwrap()[1024..2048].to_vec();
+        let seed = std::array::from_fn(|word| raw::le32(&superblock, 0xec + 4 * word));
+        (std::fs::read(dump).unwrap(), seed)
+    }
+
+    fn names(bytes: &[u8], geo: &Geometry) -> Vec<Vec<u8>> {
+        let live = entries(bytes, geo)
+            .map(Result::unwrap)
+            .filter(|entry| entry.ino != 0);
+        live.map(|entry| entry.name.to_vec()).collect()
+    }
+
+    #[test]
+    fn a_made_block_is_read_and_changed_without_gaps() {
+        for (options, checksums) in [
+            (["-O", "metadata_csum"], true),
+            (["-O", "^metadata_csum"], false),
+        ] {
+            let geo = geometry(4096, checksums);
+            let (mut bytes, _) = made_directory(40, &["-b", "4096", options[0], options[1]]);
+            bytes.truncate(4096);
+            assert_eq!(names(&bytes, &geo).len(), 42);
+            for index in (0..40).rev().step_by(3) {
+                let name = format!("name-{index}");
+                let found = find(&bytes, &geo, name.as_bytes()).unwrap().unwrap();
+                remove(&mut bytes, &geo, found);
+                assert_eq!(find(&bytes, &geo, name.as_bytes()).unwrap(), None);
+            }
+            let mut added = 0;
+            while let Some(slot) = room(&bytes, &geo, 5 + added % 30).unwrap() {
+                insert(&mut bytes, &geo, slot, &vec![b'x'; 5 + added % 30], 77, 1);
+                added += 1;
+            }
+            assert_eq!(names(&bytes, &geo).len(), 42 - 14 + added);
+            let covered: usize = entries(&bytes, &geo)
+                .map(|entry| entry.unwrap().rec_len)
+                .sum();
+            assert_eq!(covered, usable(&geo));
+        }
+    }
+
+    #[test]
+    fn damaged_blocks_end_in_an_error_or_in_entries_that_fit() {
+        let geo = geometry(4096, true);
+        let (bytes, _) = made_directory(40, &["-b", "4096"]);
+        let mut random = 1_u64;
+        let mut errors = 0;
+        for _ in 0..20_000 {
+            let mut bytes = bytes[..4096].to_vec();
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let at = usize::try_from(random >> 40).unwrap() % 700;
+            bytes[at] = u8::try_from(random >> 32 & 0xff).unwrap();
+            for entry in entries(&bytes, &geo) {
+                let Ok(entry) = entry else {
+                    errors += 1;
+                    break;
+                };
+                assert!(entry.offset + entry.rec_len <= 4096);
+                assert!(size_of(entry.name.len()) <= entry.rec_len || entry.ino == 0);
+            }
+            let _ = find(&bytes, &geo, b"name-39");
+            if let Ok(Some(slot)) = room(&bytes, &geo, 255) {
+                insert(&mut bytes, &geo, slot, &[b'y'; 255], 5, 1);
+            }
+            assert_eq!(bytes.len(), 4096);
+        }
+        assert!(errors > 1000, "{errors}");
+    }
+
+    #[test]
+    fn blocks_of_64_kib_hold_one_entry() {
+        let geo = geometry(65536, false);
+        let mut bytes = vec![1; 65536];
+        init_empty(&mut bytes, &geo);
+        assert_eq!(raw::le16(&bytes, 4), 65535);
+        let all: Vec<_> = entries(&bytes, &geo).map(Result::unwrap).collect();
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].rec_len, 65536);
+        let slot = room(&bytes, &geo, 3).unwrap().unwrap();
+        insert(&mut bytes, &geo, slot, b"abc", 9, 1);
+        let found = find(&bytes, &geo, b"abc").unwrap().unwrap();
+        remove(&mut bytes, &geo, found);
+        assert_eq!(names(&bytes, &geo).len(), 0);
+    }
+}

@@ -273,3 +273,85 @@ fn bad(field: &'static str, found: u64, at: usize) -> Error {
         at_offset(at),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::dirent::tests::{geometry, made_directory};
+    use crate::format::dirhash::Hasher;
+
+    #[test]
+    fn every_name_of_a_made_index_is_in_its_leaf() {
+        for (features, checksums) in [("metadata_csum", true), ("^metadata_csum", false)] {
+            let mut geo = geometry(1024, checksums);
+            let (bytes, seed) = made_directory(3000, &["-b", "1024", "-O", features]);
+            geo.hash_seed = seed;
+            let block = |index: usize| &bytes[index * 1024..][..1024];
+            let (info, root) = parse_root(block(0), &geo).unwrap();
+            assert_eq!((info.hash_version, info.indirect_levels), (1, 0));
+            let hasher = Hasher::new(&geo, info.hash_version).unwrap();
+            for index in 0..3000 {
+                let name = format!("name-{index}");
+                let at = root.search(block(0), hasher.hash(name.as_bytes()).hash);
+                let leaf = usize::try_from(root.child(block(0), at).get()).unwrap();
+                assert!(
+                    dirent::find(block(leaf), &geo, name.as_bytes())
+                        .unwrap()
+                        .is_some(),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_keep_their_entries_when_they_split_and_sink() {
+        let geo = geometry(1024, true);
+        let mut root = vec![0; 1024];
+        dirent::init_first(&mut root, &geo, 11, 2, 2);
+        let mut node = init_root(&mut root, &geo, 1, FileBlock::new(1));
+        let mut next = 2;
+        while !node.is_full() {
+            let at = node.search(&root, next * 2);
+            node.insert_after(&mut root, at, next * 2, FileBlock::new(next));
+            next += 1;
+        }
+        assert_eq!(next - 1, u32::from(root_limit(&geo)));
+        let mut below = vec![0; 1024];
+        let mut child = node.push_down(&mut root, &geo, &mut below, FileBlock::new(500));
+        set_indirect_levels(&mut root, 1);
+        let (info, node) = parse_root(&root, &geo).unwrap();
+        assert_eq!(
+            (info.indirect_levels, node.count(), node.child(&root, 0)),
+            (1, 1, FileBlock::new(500))
+        );
+        let mut upper = vec![0; 1024];
+        let (hash, high) = child.split(&mut below, &geo, &mut upper);
+        assert_eq!(child.count() + high.count(), usize::from(root_limit(&geo)));
+        for block in 2..next {
+            let (node, bytes) = if block * 2 >= hash {
+                (high, &upper)
+            } else {
+                (child, &below)
+            };
+            assert_eq!(parse_node(bytes, &geo).unwrap(), node);
+            assert_eq!(
+                node.child(bytes, node.search(bytes, block * 2 + 1)),
+                FileBlock::new(block)
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_limit_or_count_is_refused() {
+        let geo = geometry(1024, true);
+        let mut bytes = vec![0; 1024];
+        init_node(&mut bytes, &geo, FileBlock::new(1));
+        assert!(parse_node(&bytes, &geo).is_ok());
+        for (at, value) in [(8, 127), (10, 0), (10, 127), (4, 12)] {
+            let mut bytes = bytes.clone();
+            raw::put_le16(&mut bytes, at, value);
+            assert!(parse_node(&bytes, &geo).is_err(), "{value} at {at}");
+        }
+    }
+}
