@@ -50,4 +50,6 @@ pub enum MakeError {
 }
 
 #[cfg(test)]
+mod judged;
+#[cfg(test)]
 mod like_mke2fs;

@@ -186,8 +186,8 @@ impl FileDevice {
 
     fn zero_range(&self, position: u64, length: u64) -> io::Result<()> {
         if !self.block_device {
-            let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-            return Ok(fallocate(&self.file, flags, position, length)?);
+            // A hole reads as zeroes and keeps the image sparse.
+            return self.discard_range(position, length);
         }
         // SAFETY: BLKZEROOUT reads two u64, start and length in bytes, from its argument.
         let request =

@@ -1,0 +1,116 @@
+//! `fsck.uext4` as a person meets it; e2fsck and the kernel judge what it leaves.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn fsck(args: &[&str], image: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fsck-uext4"))
+        .args(args)
+        .arg(image)
+        .output()
+        .unwrap()
+}
+
+fn succeed(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn make(dir: &Path) -> PathBuf {
+    let image = dir.join("image");
+    std::fs::File::create(&image)
+        .unwrap()
+        .set_len(64 << 20)
+        .unwrap();
+    succeed("mke2fs", &["-q", "-F", "-t", "ext4", text(&image)]);
+    image
+}
+
+/// An image whose journal holds a committed transaction: block 5000 is to become 1024 bytes of `x`.
+fn make_dirty(dir: &Path) -> PathBuf {
+    let image = make(dir);
+    let block = dir.join("block");
+    std::fs::write(&block, [b'x'; 1024]).unwrap();
+    let script = dir.join("script");
+    let commands = format!("jo -c\njw -b 5000 {}\njc\n", text(&block));
+    std::fs::write(&script, commands).unwrap();
+    succeed("debugfs", &["-w", "-f", text(&script), text(&image)]);
+    image
+}
+
+fn needs_recovery(image: &Path) -> bool {
+    succeed("dumpe2fs", &["-h", text(image)]).contains("needs_recovery")
+}
+
+#[test]
+fn an_empty_journal_is_nothing_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path());
+    let before = std::fs::read(&image).unwrap();
+    let output = fsck(&["-E", "journal_only"], &image);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(std::fs::read(&image).unwrap() == before);
+}
+
+#[test]
+fn a_dirty_journal_is_replayed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make_dirty(dir.path());
+    assert!(needs_recovery(&image));
+    let output = fsck(&["-p", "-E", "journal_only"], &image);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(!needs_recovery(&image));
+    let bytes = std::fs::read(&image).unwrap();
+    assert!(
+        bytes[5000 * 1024..5001 * 1024]
+            .iter()
+            .all(|&byte| byte == b'x')
+    );
+    succeed("e2fsck", &["-fn", text(&image)]);
+    assert_eq!(fsck(&["-E", "journal_only"], &image).status.code(), Some(0));
+}
+
+#[test]
+fn other_checks_name_e2fsck() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path());
+    for args in [
+        &[][..],
+        &["-f"],
+        &["-y"],
+        &["-E", "fixes_only"],
+        &["-n", "-E", "journal_only"],
+    ] {
+        let output = fsck(args, &image);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(16), "{args:?}: {line}");
+        assert!(
+            line.contains("e2fsck") && line.lines().count() == 1,
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn an_image_in_use_or_broken_is_exit_8() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make_dirty(dir.path());
+    let node = succeed("losetup", &["-f", "--show", text(&image)]);
+    let output = fsck(&["-E", "journal_only"], &image);
+    succeed("losetup", &["-d", node.trim()]);
+    assert_eq!(output.status.code(), Some(8), "{output:?}");
+    assert!(needs_recovery(&image));
+    std::fs::write(&image, [0; 4096]).unwrap();
+    assert_eq!(fsck(&["-E", "journal_only"], &image).status.code(), Some(8));
+    assert_eq!(
+        fsck(&["-E", "journal_only"], &dir.path().join("missing"))
+            .status
+            .code(),
+        Some(8)
+    );
+}
