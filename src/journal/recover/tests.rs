@@ -406,13 +406,13 @@ fn a_torn_descriptor_without_a_commit_block_is_the_end() {
 #[test]
 fn random_damage_never_panics() {
     let (image, _) = committed("jo");
-    let original = std::fs::read(&image.path).unwrap();
     let log_at = byte_offset(4096, image.log.block(0).unwrap());
+    let mut log = vec![0; 12 * 4096];
+    image.device().read_at(log_at, &mut log).unwrap();
     let mut state = 7u64;
     for _ in 0..300 {
-        let damaged = image.dir.path().join("damaged");
-        std::fs::write(&damaged, &original).unwrap();
-        let device = FileDevice::open(&damaged, false);
+        let device = image.device();
+        device.write_at(log_at, &log).unwrap();
         for _ in 0..4 {
             state = state
                 .wrapping_mul(6_364_136_223_846_793_005)
@@ -471,4 +471,76 @@ fn a_recorded_error_is_reported() {
             .errno,
         -5
     );
+}
+
+/// An image that the kernel has mounted, changed and not yet unmounted, copied with its log full.
+fn written_by_the_kernel(options: &[&str], mount: &str) -> Image {
+    let mut image = Image::new(options.first().unwrap().parse().unwrap(), &options[1..]);
+    let point = image.dir.path().join("mnt");
+    std::fs::create_dir(&point).unwrap();
+    run(
+        Command::new("mount")
+            .args(["-o", &format!("loop,{mount}")])
+            .arg(&image.path)
+            .arg(&point),
+        &[0],
+    );
+    for round in 0..40u8 {
+        let dir = point.join(format!("d{}", round % 7));
+        if round % 7 == round % 5 {
+            let _ = std::fs::remove_dir_all(&dir);
+        }
+        std::fs::create_dir_all(&dir).unwrap();
+        for file in 0..30 {
+            let mut bytes = vec![round; 5000];
+            bytes[..4].copy_from_slice(&MAGIC);
+            std::fs::write(
+                dir.join(format!("a rather long name of a file {round} {file}")),
+                bytes,
+            )
+            .unwrap();
+        }
+        File::open(&dir).unwrap().sync_all().unwrap();
+    }
+    let copy = image.copy("dirty");
+    run(Command::new("umount").arg(&point), &[0]);
+    image.path = copy;
+    image
+}
+
+#[test]
+#[ignore = "mounts: needs root and a loop device"]
+fn the_kernels_journals_are_replayed_as_by_e2fsck() {
+    for (options, mount) in [
+        (&["4096"][..], "rw"),
+        (&["1024", "-O", "^64bit"], "rw"),
+        (&["1024"], "data=journal"),
+        (&["4096"], "data=journal"),
+        (&["4096", "-O", "^metadata_csum"], "rw"),
+        (
+            &["4096", "-O", "^metadata_csum,^64bit"],
+            "journal_checksum,data=journal",
+        ),
+        (
+            &["1024", "-O", "^metadata_csum,^64bit,^extents"],
+            "journal_async_commit,data=writeback",
+        ),
+        (&["4096"], "journal_async_commit,data=writeback"),
+    ] {
+        let image = written_by_the_kernel(options, mount);
+        let superblock = read_superblock(&image.device(), &image.geo, &image.log).unwrap();
+        let done = image.check_against_e2fsck();
+        assert!(done.replayed, "{options:?} {mount}");
+        eprintln!(
+            "{options:?} {mount}: {:?} start {} of {}, {} transactions, {} blocks, {} revokes, {} revoked",
+            superblock.layout().checksums,
+            superblock.start(),
+            superblock.maxlen(),
+            done.transactions,
+            done.blocks,
+            done.revokes,
+            done.revoked
+        );
+        run(Command::new("e2fsck").arg("-fy").arg(&image.path), &[0, 1]);
+    }
 }
