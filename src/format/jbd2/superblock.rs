@@ -78,6 +78,10 @@ impl JournalSuperblock {
 
     fn check_features(&self) -> Result<()> {
         let unknown = self.feature_incompat() & !incompat::KNOWN;
+        let ro_compat = if self.is_v2() { self.get(0x2c) } else { 0 };
+        if ro_compat != 0 {
+            return Err(Incompatible::UnknownJournal(ro_compat).into());
+        }
         if unknown != 0 {
             return Err(Incompatible::UnknownJournal(unknown).into());
         }
