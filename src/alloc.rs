@@ -4,13 +4,37 @@
 //! Invariants: in every initialised group each block is in exactly one of B, U, R, F and free; every move
 //! between them is one critical section under the group's lock.
 
+mod bits;
+mod buddy;
+mod freed;
+mod groups;
+mod index;
+mod inodes;
+mod mark;
+mod mount;
+mod normalize;
+mod orlov;
+mod owner;
+mod prealloc;
+mod reserve;
+mod reserved;
+mod search;
+mod zones;
+
+pub use prealloc::PreallocTree;
+pub use reserved::Reserved;
+
 use crate::cache::BlockCache;
 use crate::error::Result;
 use crate::format::geometry::Geometry;
-use crate::ids::{FileBlock, FsBlock, GroupIndex, InodeNumber};
+use crate::ids::{FileBlock, FsBlock, GroupIndex, InodeNumber, Tid};
 use crate::journal::Handle;
+use crate::journal::handle::CommitListener;
 use crate::memory::Memory;
+use crate::sync::Mutex;
+use groups::Groups;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What a file asks for.
 #[derive(Clone, Copy, Debug)]
@@ -28,89 +52,148 @@ pub struct Request {
     pub privileged: bool,
 }
 
-/// Per-inode preallocations, kept in the in-memory inode.
-#[derive(Default)]
-pub struct PreallocTree {}
-
-/// A run in set R: handed out, its bit not yet set. Dropping it gives the blocks back (R to free).
-pub struct Reserved {}
-impl Reserved {
-    pub fn start(&self) -> FsBlock {
-        todo!()
-    }
-    pub fn len(&self) -> u32 {
-        todo!()
-    }
+/// The allocator of a mount.
+pub struct Allocator {
+    groups: Arc<Groups>,
+    settings: Settings,
 }
 
-pub struct Allocator {}
 impl Allocator {
-    /// Streams all descriptors, verifies them and sums the free counts.
-    pub fn new(cache: Arc<BlockCache>, memory: Arc<Memory>, settings: Settings) -> Result<Arc<Self>> {
-        let _ = (cache, memory, settings);
-        todo!()
+    /// Streams all descriptors, verifies them and sums the free counts. The caller registers the result with the
+    /// journal (`Journal::listen`): without that nothing that was freed becomes free.
+    pub fn new(
+        cache: Arc<BlockCache>,
+        memory: Arc<Memory>,
+        settings: Settings,
+    ) -> Result<Arc<Self>> {
+        let summary = mount::scan(&cache, &memory)?;
+        let groups = Groups::new(cache, memory, summary);
+        Ok(Arc::new(Self { groups, settings }))
     }
+
     pub fn geometry(&self) -> &Arc<Geometry> {
-        todo!()
+        &self.groups.geo
     }
+
     /// free or U to R. `tree` is the inode's preallocations. NoSpc when nothing is left for this owner.
-    pub fn reserve(&self, request: &Request, tree: Option<&crate::sync::Mutex<PreallocTree>>) -> Result<Reserved> {
-        let _ = (request, tree);
-        todo!()
+    pub fn reserve(
+        &self,
+        request: &Request,
+        tree: Option<&Mutex<PreallocTree>>,
+    ) -> Result<Reserved> {
+        self.groups
+            .reserve(request, tree, self.settings.reserved_blocks)
     }
+
     /// R to B for the first `len` blocks of the run (all of them: `reserved.len()`); the rest goes back.
     /// Dirties bitmap and descriptor: 2 credits.
     pub fn mark(&self, handle: &Handle<'_>, reserved: Reserved, len: u32) -> Result<()> {
-        let _ = (handle, reserved, len);
-        todo!()
+        self.groups.mark(handle, reserved, len)
     }
+
     /// Reserve and mark one metadata block near `goal`: 2 credits.
-    pub fn new_meta_block(&self, handle: &Handle<'_>, ino: InodeNumber, goal: FsBlock, privileged: bool) -> Result<FsBlock> {
-        let _ = (handle, ino, goal, privileged);
-        todo!()
+    pub fn new_meta_block(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        goal: FsBlock,
+        privileged: bool,
+    ) -> Result<FsBlock> {
+        let request = Request {
+            ino,
+            logical: None,
+            goal,
+            len: 1,
+            file_blocks: 0,
+            privileged,
+        };
+        let reserved = self.reserve(&request, None)?;
+        let block = reserved.start();
+        self.mark(handle, reserved, 1)?;
+        Ok(block)
     }
+
     /// B to F: free after the handle's transaction has committed. 2 credits for each group touched.
     /// Errors (EUCLEAN) when a block is already free or lies in a system zone; checks before it changes anything.
     pub fn free(&self, handle: &Handle<'_>, start: FsBlock, len: u32) -> Result<()> {
-        let _ = (handle, start, len);
-        todo!()
+        self.groups.free(handle, start, len)
     }
+
     /// U to free for every preallocation of an inode. No memory, no read.
-    pub fn discard_preallocations(&self, tree: &crate::sync::Mutex<PreallocTree>) {
-        let _ = tree;
-        todo!()
+    pub fn discard_preallocations(&self, tree: &Mutex<PreallocTree>) {
+        self.groups.discard_tree(tree);
     }
+
+    /// U to free for every inode: the round before ENOSPC. Returns how many blocks became free.
+    pub fn discard_all(&self) -> u64 {
+        self.groups.discard_all()
+    }
+
+    /// Whether a commit would make blocks free: the other round before ENOSPC.
+    pub fn has_uncommitted_frees(&self) -> bool {
+        !self.groups.frees.lock().is_empty()
+    }
+
+    /// Drops a group's buddy, unless the group is in use; whether there was one.
+    pub fn drop_buddy(&self, group: GroupIndex) -> bool {
+        let Some(group) = self.groups.resident(group) else {
+            return false;
+        };
+        let state = group.try_lock();
+        state.is_some_and(|mut state| self.groups.forget_buddy(&mut state))
+    }
+
     /// Where a file's first block should go: in or near its inode's group.
     pub fn inode_goal(&self, ino: InodeNumber) -> FsBlock {
-        let _ = ino;
-        todo!()
+        self.groups.geo.first_block(self.groups.inode_group(ino))
     }
-    /// Whether a run lies outside of all metadata that mkfs laid down.
+
+    /// Whether a run lies on the volume, outside of all metadata that mkfs laid down.
     pub fn is_data_run(&self, start: FsBlock, len: u32) -> bool {
-        let _ = (start, len);
-        todo!()
+        let end = start.get().checked_add(u64::from(len));
+        start.get() >= u64::from(self.groups.geo.first_data_block)
+            && end.is_some_and(|end| end <= self.groups.geo.blocks_count)
+            && !self.groups.zones.overlaps(start.get(), u64::from(len))
     }
+
     pub fn counts(&self) -> Counts {
-        todo!()
+        let totals = &self.groups.totals;
+        Counts {
+            free_blocks: totals.not_in_bitmap.load(Ordering::Relaxed),
+            free_inodes: totals.free_inodes.load(Ordering::Relaxed),
+            held_blocks: totals.held.load(Ordering::Relaxed),
+            directories: totals.directories.load(Ordering::Relaxed),
+        }
     }
-    /// Allocates an inode: Orlov for directories, the parent's group for others. Sets bitmap and descriptor,
-    /// initialises the table of an uninitialised group as needed. 4 credits.
-    pub fn new_inode(&self, handle: &Handle<'_>, parent: InodeNumber, is_dir: bool) -> Result<InodeNumber> {
-        let _ = (handle, parent, is_dir);
-        todo!()
+
+    /// Allocates an inode: Orlov for directories, the parent's group for others. Sets bitmap and descriptor, and
+    /// the block bitmap of an uninitialised group. 4 credits.
+    pub fn new_inode(
+        &self,
+        handle: &Handle<'_>,
+        parent: InodeNumber,
+        is_dir: bool,
+    ) -> Result<InodeNumber> {
+        self.groups.new_inode(handle, parent, is_dir)
     }
+
     /// Clears the inode's bit. 2 credits.
     pub fn free_inode(&self, handle: &Handle<'_>, ino: InodeNumber, is_dir: bool) -> Result<()> {
-        let _ = (handle, ino, is_dir);
-        todo!()
+        self.groups.free_inode(handle, ino, is_dir)
     }
+
     pub fn inode_in_use(&self, ino: InodeNumber) -> Result<bool> {
-        let _ = ino;
-        todo!()
+        self.groups.inode_in_use(ino)
     }
+
     pub fn inode_table_block(&self, group: GroupIndex) -> Result<FsBlock> {
-        let _ = group;
-        todo!()
+        Ok(self.groups.descriptor(group)?.1.inode_table)
+    }
+}
+
+impl CommitListener for Allocator {
+    fn committed(&self, tid: Tid) {
+        self.groups.committed(tid);
     }
 }
 

@@ -1,0 +1,86 @@
+//! F: blocks whose bit is clear, but only in a transaction that has not committed yet.
+//!
+//! Source: the design's section on block ownership.
+//! Invariants: a freed block becomes free only once its transaction is durable; releasing needs no buddy, no
+//! memory and no read.
+
+use super::groups::Groups;
+use crate::ids::{GroupIndex, Tid};
+use crate::journal::handle::CommitListener;
+use std::collections::HashSet;
+
+/// Which groups each uncommitted transaction has freed blocks in.
+#[derive(Default)]
+pub(super) struct Pending {
+    lists: Vec<(Tid, HashSet<GroupIndex>)>,
+}
+
+impl Pending {
+    pub(super) fn add(&mut self, tid: Tid, group: GroupIndex) {
+        match self.lists.iter_mut().find(|(found, _)| *found == tid) {
+            Some((_, groups)) => {
+                groups.insert(group);
+            }
+            None => self.lists.push((tid, HashSet::from([group]))),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lists.is_empty()
+    }
+
+    /// Takes out the groups of all transactions up to `tid`.
+    fn take(&mut self, tid: Tid) -> HashSet<GroupIndex> {
+        let mut taken = HashSet::new();
+        self.lists.retain_mut(|(found, groups)| {
+            let committed = tid.is_at_or_after(*found);
+            if committed {
+                taken.extend(groups.drain());
+            }
+            !committed
+        });
+        taken
+    }
+}
+
+impl CommitListener for Groups {
+    fn committed(&self, tid: Tid) {
+        let groups = self.frees.lock().take(tid);
+        for group in groups {
+            let Some(group) = self.resident(group) else {
+                continue;
+            };
+            let mut state = group.lock();
+            let (done, later) = std::mem::take(&mut state.freed)
+                .into_iter()
+                .partition(|(_, run)| tid.is_at_or_after(run.tid));
+            state.freed = later;
+            for (start, run) in done {
+                self.release(&mut state, start, run.len);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_committed_transactions_are_taken_across_the_wraparound() {
+        let mut pending = Pending::default();
+        pending.add(Tid::new(u32::MAX), GroupIndex::new(1));
+        pending.add(Tid::new(0), GroupIndex::new(2));
+        pending.add(Tid::new(0), GroupIndex::new(3));
+        pending.add(Tid::new(1), GroupIndex::new(2));
+        let taken = pending.take(Tid::new(0));
+        assert_eq!(taken.len(), 3);
+        assert!(!pending.is_empty());
+        assert_eq!(pending.take(Tid::new(0)).len(), 0);
+        assert_eq!(
+            pending.take(Tid::new(1)),
+            HashSet::from([GroupIndex::new(2)])
+        );
+        assert!(pending.is_empty());
+    }
+}

@@ -1,0 +1,133 @@
+//! The blocks that hold the file system's fixed metadata: superblocks, descriptors, bitmaps, inode tables.
+//!
+//! Source: the kernel's ext4 documentation, "Layout", "Flexible block groups", "Meta block groups".
+//! Invariants: zones are sorted, disjoint and merged; together with the padding at the end of a bitmap they
+//! are all that an uninitialised block bitmap says.
+
+use super::bits;
+use crate::format::geometry::Geometry;
+use crate::format::group::GroupDesc;
+use crate::ids::{FsBlock, GroupIndex};
+
+#[derive(Default)]
+pub(super) struct SystemZones {
+    /// First block and the block after the last one.
+    zones: Vec<(u64, u64)>,
+}
+
+impl SystemZones {
+    pub(super) fn add_group(&mut self, geo: &Geometry, group: GroupIndex, desc: &GroupDesc) {
+        let base = u64::from(geo.base_meta_blocks(group));
+        self.add(geo.first_block(group).get(), base);
+        self.add(desc.block_bitmap.get(), 1);
+        self.add(desc.inode_bitmap.get(), 1);
+        self.add(desc.inode_table.get(), u64::from(geo.itable_blocks));
+    }
+
+    fn add(&mut self, start: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        let end = start.saturating_add(len);
+        // What mke2fs lays out side by side arrives in runs: few zones need sorting.
+        match self.zones.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => self.zones.push((start, end)),
+        }
+        if self.zones.len() == self.zones.capacity() {
+            self.finish();
+        }
+    }
+
+    /// Sorts and merges; after the last group has been added.
+    pub(super) fn finish(&mut self) {
+        self.zones.sort_unstable();
+        self.zones.dedup_by(|next, zone| {
+            let joins = next.0 <= zone.1;
+            if joins {
+                zone.1 = zone.1.max(next.1);
+            }
+            joins
+        });
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.zones.capacity() * size_of::<(u64, u64)>()
+    }
+
+    pub(super) fn overlaps(&self, start: u64, len: u64) -> bool {
+        let end = start.saturating_add(len);
+        let first = self.zones.partition_point(|zone| zone.1 <= start);
+        self.zones.get(first).is_some_and(|zone| zone.0 < end)
+    }
+
+    /// The zones inside of a group: (first bit, length).
+    pub(super) fn in_group(
+        &self,
+        geo: &Geometry,
+        group: GroupIndex,
+    ) -> impl Iterator<Item = (u32, u32)> + '_ {
+        let start = geo.first_block(group).get();
+        let end = start + u64::from(geo.blocks_in_group(group));
+        let first = self.zones.partition_point(|zone| zone.1 <= start);
+        self.zones
+            .iter()
+            .skip(first)
+            .take_while(move |zone| zone.0 < end)
+            .map(move |zone| {
+                let from = zone.0.max(start);
+                ((from - start) as u32, (zone.1.min(end) - from) as u32)
+            })
+    }
+
+    /// Writes the bitmap of a group in which nothing but fixed metadata is in use.
+    pub(super) fn fill_bitmap(&self, geo: &Geometry, group: GroupIndex, bitmap: &mut [u8]) {
+        bitmap.fill(0);
+        for (start, len) in self.in_group(geo, group) {
+            bits::fill(bitmap, start, len, true);
+        }
+        let size = geo.blocks_in_group(group);
+        let bits = bitmap.len() as u32 * 8;
+        bits::fill(bitmap, size, bits.saturating_sub(size), true);
+    }
+
+    /// Whether a bitmap marks all of the group's fixed metadata and its own padding.
+    pub(super) fn agree(&self, geo: &Geometry, group: GroupIndex, bitmap: &[u8]) -> bool {
+        let size = geo.blocks_in_group(group);
+        let padding = geo.clusters_per_group.saturating_sub(size);
+        bits::all(bitmap, size, padding, true)
+            && self
+                .in_group(geo, group)
+                .all(|(start, len)| bits::all(bitmap, start, len, true))
+    }
+
+    pub(super) fn contains(&self, block: FsBlock) -> bool {
+        self.overlaps(block.get(), 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zones_merge_and_are_found() {
+        let mut zones = SystemZones::default();
+        for (start, len) in [
+            (100, 10),
+            (110, 5),
+            (0, 3),
+            (50, 2),
+            (51, 4),
+            (3, 1),
+            (9, 0),
+        ] {
+            zones.add(start, len);
+        }
+        zones.finish();
+        assert_eq!(zones.zones, [(0, 4), (50, 55), (100, 115)]);
+        assert!(zones.overlaps(3, 1) && zones.overlaps(40, 11) && zones.overlaps(114, 9));
+        assert!(!zones.overlaps(4, 46) && !zones.overlaps(55, 45) && !zones.overlaps(115, 1000));
+        assert!(zones.contains(FsBlock::new(54)) && !zones.contains(FsBlock::new(55)));
+    }
+}
