@@ -5,7 +5,7 @@
 //! holds the group's lock; nothing here waits, reads or takes another lock.
 
 use super::buddy::Buddy;
-use crate::error::{CorruptKind, Error, Location, Result, Structure};
+use crate::error::{CorruptKind, Error, Location, Structure};
 use crate::ids::{GroupIndex, Tid};
 use crate::memory::Charge;
 use std::collections::BTreeMap;
