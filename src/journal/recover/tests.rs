@@ -6,6 +6,8 @@
 use super::*;
 use crate::error::Error;
 use crate::format::features::Features;
+use crate::format::jbd2::{Commit, RevokeWriter, TagWriter, TransactionCrc};
+use crate::format::time::Timestamp;
 use std::fs::File;
 use std::io::{IoSlice, Write};
 use std::os::unix::fs::FileExt;
@@ -471,6 +473,166 @@ fn a_recorded_error_is_reported() {
             .errno,
         -5
     );
+}
+
+/// Writes a transaction of revokes and blocks into the log from `at` on; returns the block behind it.
+fn write_transaction(
+    image: &Image,
+    layout: &Layout,
+    tid: Tid,
+    mut at: u32,
+    blocks: &[u64],
+    revokes: &[u64],
+) -> u32 {
+    let device = image.device();
+    let mut put = |bytes: &[u8]| {
+        device
+            .write_at(
+                byte_offset(image.geo.block_size, image.log.block(at).unwrap()),
+                bytes,
+            )
+            .unwrap();
+        at += 1;
+    };
+    let mut block = block_buffer(&image.geo);
+    let mut crc = TransactionCrc::default();
+    if !revokes.is_empty() {
+        let mut writer = RevokeWriter::new(&mut block, layout, tid);
+        assert!(
+            revokes
+                .iter()
+                .all(|revoke| writer.push(FsBlock::new(*revoke)))
+        );
+        writer.finish();
+        put(&block);
+    }
+    for chunk in blocks.chunks(TagWriter::capacity(layout) as usize) {
+        let logged: Vec<(Vec<u8>, bool)> = chunk
+            .iter()
+            .map(|home| {
+                let mut data =
+                    vec![(home + u64::from(tid.get())) as u8; image.geo.block_size as usize];
+                if home % 3 == 0 {
+                    data[..4].copy_from_slice(&MAGIC);
+                }
+                let escaped = jbd2::needs_escape(&data);
+                if escaped {
+                    jbd2::escape(&mut data);
+                }
+                (data, escaped)
+            })
+            .collect();
+        let mut writer = TagWriter::new(&mut block, layout, tid);
+        for (home, (data, escaped)) in chunk.iter().zip(&logged) {
+            assert!(writer.push(
+                FsBlock::new(*home),
+                *escaped,
+                layout.data_checksum(tid, data)
+            ));
+        }
+        writer.finish();
+        crc.update(&block);
+        put(&block);
+        for (data, _) in &logged {
+            crc.update(data);
+            put(data);
+        }
+    }
+    let time = Timestamp {
+        seconds: 1_700_000_000 + i64::from(tid.get()),
+        nanoseconds: 1,
+    };
+    Commit {
+        tid,
+        time,
+        crc: Some(crc.get()),
+    }
+    .write_to(&mut block, layout);
+    put(&block);
+    at
+}
+
+#[test]
+fn e2fsck_replays_what_the_writers_wrote() {
+    use jbd2::{compat, incompat};
+    for (block_size, features, checksums, bits) in [
+        (1024, "^64bit,^metadata_csum", 0, incompat::REVOKE),
+        (
+            4096,
+            "^64bit,^metadata_csum",
+            compat::CHECKSUM,
+            incompat::REVOKE,
+        ),
+        (
+            4096,
+            "64bit,^metadata_csum",
+            0,
+            incompat::REVOKE | incompat::BIT64,
+        ),
+        (
+            4096,
+            "64bit,metadata_csum",
+            0,
+            incompat::REVOKE | incompat::BIT64 | incompat::CSUM_V3,
+        ),
+        (
+            1024,
+            "^64bit,metadata_csum",
+            0,
+            incompat::REVOKE | incompat::CSUM_V3,
+        ),
+        (
+            1024,
+            "64bit,metadata_csum",
+            0,
+            incompat::REVOKE | incompat::BIT64 | incompat::CSUM_V2,
+        ),
+        (
+            4096,
+            "^64bit,metadata_csum",
+            0,
+            incompat::REVOKE | incompat::CSUM_V2,
+        ),
+    ] {
+        let image = Image::new(block_size, &["-O", features]);
+        image.debugfs("feature needs_recovery\n");
+        let mut superblock = read_superblock(&image.device(), &image.geo, &image.log).unwrap();
+        superblock.set_feature_compat(checksums);
+        superblock.set_feature_incompat(bits);
+        let layout = superblock.layout();
+        let first = Tid::new(u32::MAX - 1);
+        superblock.set_sequence(first);
+        superblock.set_start(7);
+        let blocks: Vec<u64> = (5000..5300).collect();
+        let at = write_transaction(&image, &layout, first, 7, &blocks, &[]);
+        let at = write_transaction(
+            &image,
+            &layout,
+            first.next(),
+            at,
+            &[5003, 7777],
+            &[5001, 5002, 5003],
+        );
+        write_transaction(&image, &layout, first.next().next(), at, &[5002], &[7777]);
+        write_superblock(&image.device(), &image.geo, &image.log, &superblock).unwrap();
+        let done = image.check_against_e2fsck();
+        assert_eq!(
+            (done.transactions, done.revokes, done.revoked),
+            (3, 4, 3),
+            "{features} {bits:#x}"
+        );
+        assert_eq!(done.blocks, 298);
+        let mut block = block_buffer(&image.geo);
+        image
+            .device()
+            .read_at(5000 * u64::from(block_size), &mut block)
+            .unwrap();
+        assert!(
+            block
+                .iter()
+                .all(|byte| *byte == (5000 + u64::from(first.get())) as u8)
+        );
+    }
 }
 
 /// An image that the kernel has mounted, changed and not yet unmounted, copied with its log full.
