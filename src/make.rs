@@ -35,8 +35,8 @@ pub enum MakeError {
     /// Something that mke2fs knows and this mkfs does not build.
     #[error("{0} is not supported")]
     Unsupported(String),
-    #[error("{0} is too small for a file system")]
-    TooSmall(String),
+    #[error("{0} bytes are too small for such a file system")]
+    TooSmall(u64),
     #[error("{path}: {source}")]
     File {
         path: String,

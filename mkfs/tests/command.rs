@@ -88,7 +88,7 @@ fn what_is_not_built_is_refused() {
     refused(&["-E", "stride=4"], &image, None, "-E");
     refused(&["-b", "1000"], &image, None, "1000");
     refused(&["-I", "64"], &image, None, "64");
-    refused(&[], &image, Some("64k"), "too small");
+    refused(&[], &image, Some("4k"), "too small");
 }
 
 #[test]

@@ -52,12 +52,13 @@ fn place_flex_group(
     } else {
         u64::from(count)
     };
+    let bytes = numbers.blocks_count * u64::from(numbers.block_size);
     let mut take = |from: u64, len: u64| {
         let at = space
             .first_fit(from, len, end)
             .or_else(|| space.first_fit(start, len, end))
             .or_else(|| space.first_fit(numbers.first_data_block.into(), len, numbers.blocks_count))
-            .ok_or_else(|| MakeError::TooSmall(format!("{} blocks", numbers.blocks_count)))?;
+            .ok_or(MakeError::TooSmall(bytes))?;
         space.mark(Run { start: at, len });
         Ok::<u64, MakeError>(at)
     };

@@ -84,7 +84,7 @@ impl Numbers {
             journal_blocks,
             orphan_blocks: 0,
         };
-        numbers.divide_into_groups()?;
+        numbers.divide_into_groups(options.size)?;
         let reserved = u128::from(numbers.blocks_count) * u128::from(options.reserved) / 10_000;
         numbers.reserved_blocks = u64::try_from(reserved).unwrap_or(u64::MAX);
         if features.has_compat(compat::ORPHAN_FILE) {
@@ -111,13 +111,13 @@ impl Numbers {
         if has_super(group) { all } else { 0 }
     }
 
-    fn divide_into_groups(&mut self) -> Result<(), MakeError> {
+    fn divide_into_groups(&mut self, size: u64) -> Result<(), MakeError> {
         loop {
             let usable = self
                 .blocks_count
                 .saturating_sub(self.first_data_block.into());
             if usable == 0 {
-                return Err(self.too_small());
+                return Err(MakeError::TooSmall(size));
             }
             let groups = usable.div_ceil(self.blocks_per_group.into());
             self.group_count = u32::try_from(groups)
@@ -136,7 +136,7 @@ impl Numbers {
             let needed =
                 2 + u64::from(self.itable_blocks) + self.base_meta_blocks(self.group_count - 1);
             if self.group_count == 1 && rest != 0 && rest < needed {
-                return Err(self.too_small());
+                return Err(MakeError::TooSmall(size));
             }
             if rest == 0 || rest >= needed + LAST_GROUP_SLACK {
                 return Ok(());
@@ -185,13 +185,6 @@ impl Numbers {
         self.itable_blocks = (self.inodes_per_group * self.inode_size).div_ceil(self.block_size);
         self.inodes_count = self.inodes_per_group * self.group_count;
         Ok(())
-    }
-
-    fn too_small(&self) -> MakeError {
-        MakeError::TooSmall(format!(
-            "{} blocks of {} bytes",
-            self.blocks_count, self.block_size
-        ))
     }
 }
 

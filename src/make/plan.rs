@@ -247,10 +247,7 @@ impl Plan {
         while left > 0 {
             let Some(free) = self.space.free_run(at, self.numbers.blocks_count) else {
                 if wrapped {
-                    return Err(MakeError::TooSmall(format!(
-                        "{} blocks",
-                        self.numbers.blocks_count
-                    )));
+                    return Err(MakeError::TooSmall(self.len()));
                 }
                 wrapped = true;
                 at = self.numbers.first_data_block.into();
@@ -283,7 +280,7 @@ impl Plan {
                     .first_fit(self.numbers.first_data_block.into(), 1, end)
             })
             .filter(|_| place.runs.len() <= fits)
-            .ok_or_else(|| MakeError::TooSmall(format!("{end} blocks")))?;
+            .ok_or_else(|| MakeError::TooSmall(self.len()))?;
         self.space.mark(Run {
             start: block,
             len: 1,
