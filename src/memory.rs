@@ -19,8 +19,8 @@ use crate::sync::{Mutex, Rank};
 use arena::{Arena, BufferPool};
 use gauges::Gauges;
 use shrinker::{Shrinker, Shrinkers};
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 /// Frames freed beyond what is needed, so that not every `frame` has to ask the shrinkers.
 const SHRINK_BATCH: u64 = 64;
@@ -43,7 +43,10 @@ impl Memory {
     /// # Panics
     /// When the kernel has no address space for the arena.
     pub fn new(cap: u64, frame_size: u32, max_write: u32) -> Arc<Self> {
-        assert!(frame_size.is_power_of_two(), "a block size is a power of two");
+        assert!(
+            frame_size.is_power_of_two(),
+            "a block size is a power of two"
+        );
         let keep = (cap / 8 / u64::from(max_write.max(1))).clamp(4, 64);
         Arc::new(Self {
             cap,
@@ -123,7 +126,11 @@ impl Memory {
             let ask = usize::try_from(wanted - freed).unwrap_or(usize::MAX);
             freed += shrinker.shrink(ask) as u64;
         }
-        let quiet = if freed == 0 { used.saturating_add(SHRINK_BATCH * frame) } else { 0 };
+        let quiet = if freed == 0 {
+            used.saturating_add(SHRINK_BATCH * frame)
+        } else {
+            0
+        };
         self.quiet_below.store(quiet, Ordering::Relaxed);
     }
 }
@@ -141,7 +148,9 @@ mod tests {
     impl Shrinker for Cache {
         fn shrink(&self, frames: usize) -> usize {
             self.asked.fetch_add(1, Ordering::Relaxed);
-            let Some(mut held) = self.frames.try_lock() else { return 0 };
+            let Some(mut held) = self.frames.try_lock() else {
+                return 0;
+            };
             let keep = held.len().saturating_sub(frames);
             let freed = held.len() - keep;
             held.truncate(keep);
@@ -152,8 +161,10 @@ mod tests {
     #[test]
     fn shrinkers_keep_clean_frames_near_the_cap() {
         let memory = Memory::new(1 << 20, 4096, 1 << 17);
-        let cache =
-            Arc::new(Cache { frames: Mutex::new(Rank::Shard, Vec::new()), asked: AtomicUsize::new(0) });
+        let cache = Arc::new(Cache {
+            frames: Mutex::new(Rank::Shard, Vec::new()),
+            asked: AtomicUsize::new(0),
+        });
         memory.register(cache.clone());
         for _ in 0..2000 {
             let frame = memory.frame(Class::Meta);
@@ -163,7 +174,10 @@ mod tests {
         assert!(snapshot.used <= (1 << 20) + 4096, "{snapshot:?}");
         assert!(snapshot.peak <= (1 << 20) + 2 * 4096, "{snapshot:?}");
         let asked = cache.asked.load(Ordering::Relaxed);
-        assert!((10..60).contains(&asked), "asked {asked} times: not in batches");
+        assert!(
+            (10..60).contains(&asked),
+            "asked {asked} times: not in batches"
+        );
     }
 
     #[test]
@@ -174,7 +188,12 @@ mod tests {
             assert_eq!(frame.as_ptr() as usize % 1024, 0);
             frame.fill(i as u8);
         }
-        assert!(frames.iter().enumerate().all(|(i, f)| f.iter().all(|&b| b == i as u8)));
+        assert!(
+            frames
+                .iter()
+                .enumerate()
+                .all(|(i, f)| f.iter().all(|&b| b == i as u8))
+        );
         assert_eq!(memory.snapshot().used, 1000 * 1024);
         drop(frames);
         assert_eq!(memory.snapshot().used, 0);

@@ -1,0 +1,320 @@
+//! The words behind `-o`: mount(8)'s generic ones, ext4's, FUSE's and our own. Unknown ones are refused by name.
+//!
+//! Source: mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS"; ext4(5); mount.fuse3(8).
+//! Invariants: later words win over earlier ones, as in mount(8).
+
+use super::failure::{Failure, Outcome};
+use rustix::mount::MountFlags;
+use std::ffi::OsString;
+use std::time::Duration;
+
+/// What to do about a corrupt image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    Continue,
+    RemountRo,
+    Panic,
+}
+
+/// All options of a mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// `ro`, `nosuid`, `noatime`, ... as mount(2) takes them.
+    pub flags: Flags,
+    pub remount: bool,
+    pub allow_other: bool,
+    pub no_load: bool,
+    pub no_acl: bool,
+    pub no_user_xattr: bool,
+    pub on_error: Option<OnError>,
+    pub commit: Option<Duration>,
+    /// Where the file system begins in the source, in bytes.
+    pub offset: u64,
+    /// Bytes.
+    pub memory: Option<u64>,
+    pub threads: Option<usize>,
+    pub fs_name: Option<OsString>,
+}
+
+/// Generic options: flags of mount(2), and the words that chose them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flags {
+    set: MountFlags,
+    words: Vec<&'static str>,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self {
+            set: MountFlags::empty(),
+            words: Vec::new(),
+        }
+    }
+}
+
+/// A generic option, what it sets and what it clears.
+type Generic = (&'static str, MountFlags, MountFlags);
+
+const NONE: MountFlags = MountFlags::empty();
+const ATIME: MountFlags = MountFlags::NOATIME
+    .union(MountFlags::RELATIME)
+    .union(MountFlags::STRICTATIME);
+/// MS_LAZYTIME.
+const LAZYTIME: MountFlags = MountFlags::from_bits_retain(1 << 25);
+
+const GENERIC: [Generic; 20] = [
+    ("ro", MountFlags::RDONLY, NONE),
+    ("rw", NONE, MountFlags::RDONLY),
+    ("suid", NONE, MountFlags::NOSUID),
+    ("nosuid", MountFlags::NOSUID, NONE),
+    ("dev", NONE, MountFlags::NODEV),
+    ("nodev", MountFlags::NODEV, NONE),
+    ("exec", NONE, MountFlags::NOEXEC),
+    ("noexec", MountFlags::NOEXEC, NONE),
+    ("sync", MountFlags::SYNCHRONOUS, NONE),
+    ("async", NONE, MountFlags::SYNCHRONOUS),
+    ("dirsync", MountFlags::DIRSYNC, NONE),
+    ("atime", NONE, MountFlags::NOATIME),
+    ("noatime", MountFlags::NOATIME, ATIME),
+    ("diratime", NONE, MountFlags::NODIRATIME),
+    ("nodiratime", MountFlags::NODIRATIME, NONE),
+    ("relatime", MountFlags::RELATIME, ATIME),
+    ("norelatime", NONE, MountFlags::RELATIME),
+    ("strictatime", MountFlags::STRICTATIME, ATIME),
+    ("lazytime", LAZYTIME, NONE),
+    ("nolazytime", NONE, LAZYTIME),
+];
+
+/// Words that fusermount3 takes from a user.
+const FOR_USERS: [&str; 7] = [
+    "ro", "nosuid", "nodev", "noexec", "sync", "dirsync", "noatime",
+];
+
+/// Words for mount(8) itself that reach a helper by way of fstab.
+const FOR_MOUNT: [&str; 9] = [
+    "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "nofail", "_netdev",
+];
+
+impl Flags {
+    pub fn set(&self) -> MountFlags {
+        self.set
+    }
+
+    pub fn has(&self, flag: MountFlags) -> bool {
+        self.set.contains(flag)
+    }
+
+    /// Returns whether the word is known.
+    pub fn add(&mut self, word: &str) -> bool {
+        let Some(&(word, set, clear)) = GENERIC.iter().find(|(known, ..)| *known == word) else {
+            return false;
+        };
+        self.set = self.set.difference(clear).union(set);
+        self.words.retain(|&known| known != word);
+        self.words.push(word);
+        true
+    }
+
+    /// What `mount -o remount` is told.
+    pub fn words(&self) -> &[&'static str] {
+        &self.words
+    }
+
+    /// What fusermount3 is told: those in force that it knows.
+    pub fn user_words(&self) -> Vec<&'static str> {
+        let in_force = GENERIC
+            .iter()
+            .filter(|(_, set, _)| *set != NONE && self.has(*set));
+        in_force
+            .map(|(word, ..)| *word)
+            .filter(|word| FOR_USERS.contains(word))
+            .collect()
+    }
+}
+
+impl MountOptions {
+    pub fn read_only(&self) -> bool {
+        self.flags.has(MountFlags::RDONLY)
+    }
+
+    /// Adds a comma-separated list. A backslash takes a comma's meaning away. `sloppy`: unknown words are ignored.
+    pub fn add(&mut self, list: &str, sloppy: bool) -> Outcome {
+        for word in split(list) {
+            if !self.add_word(&word)? && !sloppy {
+                let name = word.split('=').next().unwrap_or_default();
+                return Err(Failure::usage(format!("unknown mount option {name:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the word is known.
+    fn add_word(&mut self, word: &str) -> Outcome<bool> {
+        if let Some((name, value)) = word.split_once('=') {
+            return self.add_value(name, value);
+        }
+        match word {
+            "remount" => self.remount = true,
+            "allow_other" => self.allow_other = true,
+            "acl" => self.no_acl = false,
+            "noacl" => self.no_acl = true,
+            "user_xattr" => self.no_user_xattr = false,
+            "nouser_xattr" => self.no_user_xattr = true,
+            "noload" | "norecovery" => self.no_load = true,
+            // Always in force.
+            "" | "default_permissions" => {}
+            word if FOR_MOUNT.contains(&word) || is_comment(word) => {}
+            word => return Ok(self.flags.add(word)),
+        }
+        Ok(true)
+    }
+
+    fn add_value(&mut self, name: &str, value: &str) -> Outcome<bool> {
+        match name {
+            "errors" => self.on_error = Some(on_error(value)?),
+            "commit" => {
+                // As in ext4, 0 is the default.
+                let seconds: u32 = number(name, value)?;
+                self.commit = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+            }
+            "offset" => self.offset = size(value).ok_or_else(|| invalid(name, value))?,
+            "memory" => self.memory = Some(size(value).ok_or_else(|| invalid(name, value))?),
+            "threads" => self.threads = Some(threads(value)?),
+            "fsname" => self.fs_name = Some(value.into()),
+            "subtype" | "comment" | "user" => {}
+            name if is_comment(name) => {}
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn is_comment(word: &str) -> bool {
+    word.starts_with("x-") || word.starts_with("X-")
+}
+
+fn split(list: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut characters = list.chars();
+    while let Some(c) = characters.next() {
+        match c {
+            ',' => words.push(std::mem::take(&mut word)),
+            '\\' => word.extend(characters.next()),
+            c => word.push(c),
+        }
+    }
+    words.push(word);
+    words
+}
+
+fn on_error(value: &str) -> Outcome<OnError> {
+    match value {
+        "continue" => Ok(OnError::Continue),
+        "remount-ro" => Ok(OnError::RemountRo),
+        "panic" => Ok(OnError::Panic),
+        _ => Err(invalid("errors", value)),
+    }
+}
+
+/// A number of worker threads.
+pub fn threads(value: &str) -> Outcome<usize> {
+    let threads = number("threads", value)?;
+    if (1..=256).contains(&threads) {
+        Ok(threads)
+    } else {
+        Err(invalid("threads", value))
+    }
+}
+
+fn number<T: std::str::FromStr>(name: &str, value: &str) -> Outcome<T> {
+    value.parse().map_err(|_| invalid(name, value))
+}
+
+fn invalid(name: &str, value: &str) -> Failure {
+    Failure::usage(format!("{name}={value}: not a valid value"))
+}
+
+/// Bytes, with K, M, G or T (powers of 1024) behind the number.
+pub fn size(text: &str) -> Option<u64> {
+    let text = text
+        .strip_suffix("iB")
+        .or(text.strip_suffix('B'))
+        .unwrap_or(text);
+    let unit = text.chars().last().filter(char::is_ascii_alphabetic);
+    let shift = match unit.map(|c| c.to_ascii_uppercase()) {
+        None => 0,
+        Some('K') => 10,
+        Some('M') => 20,
+        Some('G') => 30,
+        Some('T') => 40,
+        Some(_) => return None,
+    };
+    let digits = text
+        .strip_suffix(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text);
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(list: &str) -> Outcome<MountOptions> {
+        let mut options = MountOptions::default();
+        options.add(list, false).map(|()| options)
+    }
+
+    #[test]
+    fn every_listed_option_is_known() {
+        parse(
+            "ro,rw,suid,nosuid,dev,nodev,exec,noexec,sync,dirsync,atime,noatime,diratime,nodiratime,\
+             relatime,strictatime,lazytime,acl,noacl,user_xattr,nouser_xattr,norecovery,noload,\
+             errors=continue,errors=remount-ro,errors=panic,allow_other,default_permissions,\
+             fsname=/a\\,b,subtype=uext4,commit=10,offset=1M,threads=3,memory=64M,remount,\
+             defaults,nofail,x-systemd.automount",
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn unknown_options_are_refused_by_name() {
+        let refusal = |list| parse(list).unwrap_err();
+        assert_eq!(
+            refusal("rw,journal_async=1").message,
+            "unknown mount option \"journal_async\""
+        );
+        assert_eq!(refusal("nodelalloc").code, Failure::USAGE);
+        assert!(refusal("errors=ignore").message.contains("errors=ignore"));
+        assert!(refusal("threads=0").message.contains("threads=0"));
+        assert!(refusal("commit=abc").message.contains("commit=abc"));
+        assert!(refusal("ro=1").message.contains("\"ro\""));
+        let mut options = MountOptions::default();
+        options.add("whatever,ro", true).unwrap();
+        assert!(options.read_only());
+    }
+
+    #[test]
+    fn later_words_win() {
+        let options = parse("ro,rw,noatime,relatime,noexec,acl,noacl").unwrap();
+        assert_eq!(
+            options.flags.set(),
+            MountFlags::RELATIME | MountFlags::NOEXEC
+        );
+        assert!(options.no_acl);
+        assert_eq!(options.flags.user_words(), ["noexec"]);
+        assert_eq!(parse("fsname=/a\\,b").unwrap().fs_name.unwrap(), "/a,b");
+        assert_eq!(parse("commit=0").unwrap().commit, None);
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("512"), Some(512));
+        assert_eq!(size("64M"), Some(64 << 20));
+        assert_eq!(size("1GiB"), Some(1 << 30));
+        assert_eq!(size("2t"), Some(2 << 40));
+        for bad in ["", "M", "1X", "-1", "1.5G", "99999999999T"] {
+            assert_eq!(size(bad), None, "{bad}");
+        }
+    }
+}
