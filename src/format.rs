@@ -28,3 +28,6 @@ pub mod raw;
 pub mod superblock;
 pub mod time;
 pub mod xattr;
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,8 @@
 //! Invariants: every number here has passed `Superblock::geometry`, so arithmetic with it cannot divide by
 //! zero or leave 64 bits; `fs_block` is the only way from a number read from disk to an `FsBlock`.
 
-use crate::error::{Result, Structure};
-use crate::format::features::Features;
+use crate::error::{CorruptKind, Error, Location, Result, Structure};
+use crate::format::features::{Features, compat, incompat, ro_compat};
 use crate::ids::{BlockInGroup, FsBlock, GroupIndex, InodeNumber};
 
 #[derive(Clone, Debug)]
@@ -58,64 +58,120 @@ impl Geometry {
     /// The only way from a number read from disk to a block: in range and not before `first_data_block`
     /// (block 0 is never valid here). `what` is the structure that holds the number.
     pub fn fs_block(&self, raw: u64, what: Structure) -> Result<FsBlock> {
-        let _ = (raw, what);
-        todo!()
+        self.fs_run(raw, 1, what)
     }
 
     /// The same for a run of `len` blocks, checked as a whole.
     pub fn fs_run(&self, raw: u64, len: u64, what: Structure) -> Result<FsBlock> {
-        let _ = (raw, len, what);
-        todo!()
+        let first = u64::from(self.first_data_block).max(1);
+        match raw.checked_add(len) {
+            Some(end) if raw >= first && end <= self.blocks_count => Ok(FsBlock::new(raw)),
+            _ => {
+                let kind = CorruptKind::BlockRange { what, block: raw };
+                Err(Error::corrupt(kind, Location::default()))
+            }
+        }
     }
 
     pub fn group_of(&self, block: FsBlock) -> (GroupIndex, BlockInGroup) {
-        let _ = block;
-        todo!()
+        let offset = block.get().saturating_sub(u64::from(self.first_data_block));
+        let per_group = u64::from(self.blocks_per_group).max(1);
+        let group = offset.checked_div(per_group).unwrap_or(0);
+        let index = offset.checked_rem(per_group).unwrap_or(0);
+        let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        (GroupIndex::new(narrow(group)), BlockInGroup::new(narrow(index)))
     }
 
     pub fn block_at(&self, group: GroupIndex, index: BlockInGroup) -> FsBlock {
-        let _ = (group, index);
-        todo!()
+        FsBlock::new(self.first_block(group).get().saturating_add(u64::from(index.get())))
     }
 
     pub fn first_block(&self, group: GroupIndex) -> FsBlock {
-        let _ = group;
-        todo!()
+        let offset = u64::from(group.get()).saturating_mul(u64::from(self.blocks_per_group));
+        FsBlock::new(offset.saturating_add(u64::from(self.first_data_block)))
     }
 
     /// Blocks in this group: fewer in the last one.
     pub fn blocks_in_group(&self, group: GroupIndex) -> u32 {
-        let _ = group;
-        todo!()
+        let left = self.blocks_count.saturating_sub(self.first_block(group).get());
+        u32::try_from(left).unwrap_or(u32::MAX).min(self.blocks_per_group)
     }
 
     /// Where a group's descriptor lies in the primary table: block and byte offset in it.
     pub fn desc_location(&self, group: GroupIndex) -> (FsBlock, usize) {
-        let _ = group;
-        todo!()
+        let per_block = self.descs_per_block.max(1);
+        let table = group.get().checked_div(per_block).unwrap_or(0);
+        let index = group.get().checked_rem(per_block).unwrap_or(0);
+        let at = usize::try_from(index.saturating_mul(self.desc_size)).unwrap_or(0);
+        let block = if self.is_meta_bg(table) {
+            let first = GroupIndex::new(table.saturating_mul(per_block));
+            self.first_block(first).get().saturating_add(u64::from(self.has_super(first)))
+        } else {
+            u64::from(self.first_data_block).saturating_add(1).saturating_add(u64::from(table))
+        };
+        (FsBlock::new(block), at)
+    }
+
+    /// Whether descriptor block `table` lies in its own meta group.
+    fn is_meta_bg(&self, table: u32) -> bool {
+        self.features.has_incompat(incompat::META_BG) && table >= self.first_meta_bg
     }
 
     /// Whether the group starts with a (backup) superblock.
     pub fn has_super(&self, group: GroupIndex) -> bool {
-        let _ = group;
-        todo!()
+        let group = group.get();
+        if group == 0 {
+            return true;
+        }
+        if self.features.has_compat(compat::SPARSE_SUPER2) {
+            return self.backup_bgs.contains(&group);
+        }
+        if group == 1 || !self.features.has_ro_compat(ro_compat::SPARSE_SUPER) {
+            return true;
+        }
+        [3, 5, 7].into_iter().any(|base| is_power_of(group, base))
     }
 
     /// How many blocks at the group's start hold superblock, descriptors and reserved descriptors.
     pub fn base_meta_blocks(&self, group: GroupIndex) -> u32 {
-        let _ = group;
-        todo!()
+        let has_super = self.has_super(group);
+        let mut blocks = u32::from(has_super);
+        let per_block = self.descs_per_block.max(1);
+        let meta_group = group.get().checked_div(per_block).unwrap_or(0);
+        if self.is_meta_bg(meta_group) {
+            let place = group.get().checked_rem(per_block).unwrap_or(0);
+            let last = per_block.saturating_sub(1);
+            blocks = blocks.saturating_add(u32::from(place == 0 || place == 1 || place == last));
+        } else if has_super {
+            let table = if self.features.has_incompat(incompat::META_BG) {
+                self.first_meta_bg.min(self.desc_blocks)
+            } else {
+                self.desc_blocks
+            };
+            blocks = blocks.saturating_add(table).saturating_add(self.reserved_gdt_blocks);
+        }
+        blocks
     }
 
     /// The group of an inode and its index there; an error outside 1..=inodes_count.
     pub fn inode_place(&self, ino: InodeNumber) -> Result<(GroupIndex, u32)> {
-        let _ = ino;
-        todo!()
+        if ino.get() == 0 || ino.get() > self.inodes_count {
+            let kind = CorruptKind::Field {
+                what: Structure::Inode,
+                field: "number",
+                found: u64::from(ino.get()),
+            };
+            return Err(Error::corrupt(kind, Location::inode(ino)));
+        }
+        let offset = ino.get().saturating_sub(1);
+        let per_group = self.inodes_per_group.max(1);
+        let group = offset.checked_div(per_group).unwrap_or(0);
+        Ok((GroupIndex::new(group), offset.checked_rem(per_group).unwrap_or(0)))
     }
 
     pub fn inode_number(&self, group: GroupIndex, index: u32) -> InodeNumber {
-        let _ = (group, index);
-        todo!()
+        let base = group.get().saturating_mul(self.inodes_per_group);
+        InodeNumber::new(base.saturating_add(index).saturating_add(1))
     }
 
     pub fn groups(&self) -> impl Iterator<Item = GroupIndex> + use<> {
@@ -124,7 +180,30 @@ impl Geometry {
 
     /// The largest size of a file in bytes, for extent-mapped or block-mapped files.
     pub fn max_file_size(&self, extents: bool) -> u64 {
-        let _ = extents;
-        todo!()
+        let bits = self.block_bits;
+        let whole = u64::from(u32::MAX).checked_shl(bits).unwrap_or(u64::MAX);
+        let huge = self.features.has_ro_compat(ro_compat::HUGE_FILE);
+        // i_blocks counts sectors of 512 bytes in 32 bits, or 48 with huge_file.
+        let counted = if huge { u64::MAX >> 1 } else { u64::from(u32::MAX).saturating_mul(512) };
+        if extents {
+            return whole.min(counted);
+        }
+        let per_block = u64::from(self.block_size >> 2);
+        let mapped = per_block
+            .saturating_mul(per_block)
+            .saturating_mul(per_block)
+            .saturating_add(per_block.saturating_mul(per_block))
+            .saturating_add(per_block)
+            .saturating_add(12);
+        let mapped = mapped.checked_mul(u64::from(self.block_size)).unwrap_or(u64::MAX);
+        // Tree blocks count as well.
+        mapped.min(whole).min(if huge { counted } else { counted.saturating_sub(1 << 24) })
     }
+}
+
+fn is_power_of(mut value: u32, base: u32) -> bool {
+    while value > 1 && value.checked_rem(base) == Some(0) {
+        value = value.checked_div(base).unwrap_or(0);
+    }
+    value == 1
 }

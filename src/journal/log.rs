@@ -145,7 +145,8 @@ impl Log {
             let mut frame = self.zeroed(memory);
             let mut writer = RevokeWriter::new(&mut frame, &self.layout, tid);
             for &block in chunk {
-                writer.push(block);
+                let fits = writer.push(block);
+                debug_assert!(fits, "a revoke block holds its capacity");
             }
             writer.finish();
             pieces.push(Piece::Own(frame));
