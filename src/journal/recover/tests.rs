@@ -7,6 +7,7 @@ use super::*;
 use crate::error::Error;
 use crate::format::features::Features;
 use crate::format::jbd2::{Commit, RevokeWriter, TagWriter, TransactionCrc};
+use crate::format::superblock::{self, Superblock};
 use crate::format::time::Timestamp;
 use std::fs::File;
 use std::io::{IoSlice, Write};
@@ -426,6 +427,37 @@ fn random_damage_never_panics() {
         if let Ok(done) = recover(&device, &image.geo, &image.log) {
             assert!(done.next_tid.get() > 0 || !done.replayed);
         }
+    }
+}
+
+#[test]
+fn the_journals_place_is_read_from_its_inode() {
+    for options in [
+        &["-b", "1024"][..],
+        &["-b", "1024", "-O", "^extents,^64bit"],
+        &[
+            "-b",
+            "4096",
+            "-O",
+            "^metadata_csum,^extents,^64bit",
+            "-I",
+            "128",
+        ],
+        &["-b", "4096"],
+    ] {
+        let image = Image::new(options[1].parse().unwrap(), &options[2..]);
+        let device = image.device();
+        let mut bytes = [0; superblock::SIZE];
+        device.read_at(superblock::OFFSET, &mut bytes).unwrap();
+        let geo = Superblock::parse(&bytes)
+            .unwrap()
+            .geometry(device.len())
+            .unwrap();
+        assert_eq!(
+            LogMap::read(&device, &geo).unwrap(),
+            image.log,
+            "{options:?}"
+        );
     }
 }
 
