@@ -584,10 +584,10 @@ fn write_transaction(
     at
 }
 
-#[test]
-fn e2fsck_replays_what_the_writers_wrote() {
+/// Block size, features of the file system, `feature_compat` and `feature_incompat` of the journal.
+const WRITTEN: [(u32, &str, u32, u32); 7] = {
     use jbd2::{compat, incompat};
-    for (block_size, features, checksums, bits) in [
+    [
         (1024, "^64bit,^metadata_csum", 0, incompat::REVOKE),
         (
             4096,
@@ -625,7 +625,12 @@ fn e2fsck_replays_what_the_writers_wrote() {
             0,
             incompat::REVOKE | incompat::CSUM_V2,
         ),
-    ] {
+    ]
+};
+
+#[test]
+fn e2fsck_replays_what_the_writers_wrote() {
+    for (block_size, features, checksums, bits) in WRITTEN {
         let image = Image::new(block_size, &["-O", features]);
         image.debugfs("feature needs_recovery\n");
         let mut superblock = read_superblock(&image.device(), &image.geo, &image.log).unwrap();
