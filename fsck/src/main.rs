@@ -90,7 +90,7 @@ fn main() -> ExitCode {
             exit::CORRECTED.into()
         }
         Err(error) => {
-            eprintln!("fsck.uext4: {device}: {error}");
+            eprintln!("fsck.uext4: {error}");
             exit::OPERATIONAL.into()
         }
     }

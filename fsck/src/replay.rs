@@ -29,9 +29,9 @@ pub enum Outcome {
 pub fn replay(path: &Path) -> Result<Outcome, String> {
     let device = FileDevice::open(path, &Access::default()).map_err(|error| error.to_string())?;
     if device.read_only() {
-        return Err("the device is read-only".into());
+        return Err(format!("{}: the device is read-only", path.display()));
     }
-    replay_device(&device).map_err(|error| error.to_string())
+    replay_device(&device).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn replay_device(device: &dyn Device) -> Result<Outcome> {

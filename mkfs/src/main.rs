@@ -22,7 +22,11 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: {}: {error}", args::program(), args.device.display());
+            let program = args::program();
+            match error {
+                MakeError::Open(_) | MakeError::File { .. } => eprintln!("{program}: {error}"),
+                _ => eprintln!("{program}: {}: {error}", args.device.display()),
+            }
             ExitCode::FAILURE
         }
     }
@@ -30,12 +34,13 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), MakeError> {
     let size = args.size_in_bytes()?;
+    let path = args.device.display();
     match (std::fs::metadata(&args.device), size) {
         (Err(error), Some(size)) if error.kind() == ErrorKind::NotFound => create(args, size),
         (Err(error), None) if error.kind() == ErrorKind::NotFound => Err(MakeError::Open(
             "no such file: give a size to create it".into(),
         )),
-        (Err(error), _) => Err(MakeError::Open(error.to_string())),
+        (Err(error), _) => Err(MakeError::Open(format!("{path}: {error}"))),
         (Ok(metadata), Some(size)) if metadata.is_file() && metadata.len() < size => {
             overwrite(args, Some(size), true)
         }
@@ -65,7 +70,10 @@ fn overwrite(args: &Args, size: Option<u64>, grow: bool) -> Result<(), MakeError
         )));
     }
     // A page is the unit in which the kernel reads the end of a device.
-    let options = args.options(size.unwrap_or(device.len() & !4095))?;
+    let mut options = args.options(size.unwrap_or(device.len() & !4095))?;
+    if options.block_size.is_none() && options.block_size() < device.sector_size() {
+        options.block_size = Some(device.sector_size());
+    }
     let plan = Plan::new(&options)?;
     if !args.dry_run {
         if grow {

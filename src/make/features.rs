@@ -37,8 +37,8 @@ const KNOWN: &[Known] = &[
     known("dir_index", Word::Compat, compat::DIR_INDEX, true),
     known("orphan_file", Word::Compat, compat::ORPHAN_FILE, true),
     known("filetype", Word::Incompat, incompat::FILETYPE, false),
-    known("extent", Word::Incompat, incompat::EXTENTS, false),
-    known("extents", Word::Incompat, incompat::EXTENTS, false),
+    known("extent", Word::Incompat, incompat::EXTENTS, true),
+    known("extents", Word::Incompat, incompat::EXTENTS, true),
     known("64bit", Word::Incompat, incompat::BIT64, true),
     known("flex_bg", Word::Incompat, incompat::FLEX_BG, true),
     known(
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         let mut set = FeatureSet::default();
-        for name in ["bigalloc", "^extent", "quota", "^filetype", "nonsense"] {
+        for name in ["bigalloc", "^ext_attr", "quota", "^filetype", "nonsense"] {
             let error = set.apply(name).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }

@@ -99,6 +99,8 @@ fn images_with_options() {
     for list in [
         "^metadata_csum",
         "^64bit",
+        "^extent",
+        "^extent,^64bit",
         "^flex_bg",
         "^has_journal",
         "^resize_inode",

@@ -46,7 +46,8 @@ impl Numbers {
         let block_size = options.block_size();
         let mut features = options.features.resolve()?;
         let blocks = options.size / u64::from(block_size);
-        let limit = if features.has_incompat(incompat::BIT64) {
+        let wide = incompat::BIT64 | incompat::EXTENTS;
+        let limit = if features.incompat & wide == wide {
             1 << 48
         } else {
             u64::from(u32::MAX)

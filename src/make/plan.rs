@@ -6,9 +6,9 @@
 use super::layout::{GroupPlace, place_groups};
 use super::numbers::{Numbers, has_super};
 use super::space::{Run, Space};
-use super::{MakeError, Options};
+use super::{MakeError, Options, tree};
 use crate::device::Device;
-use crate::format::features::compat;
+use crate::format::features::{compat, incompat};
 use crate::format::time::Timestamp;
 
 /// Blocks that one written extent can map.
@@ -19,11 +19,22 @@ const LOST_FOUND_BYTES: u32 = 16 << 10;
 /// lost+found has no indirect blocks, so that it can be used when little else can.
 const DIRECT_BLOCKS: u32 = 12;
 
-/// Where a file lies: its extents in order, and the block that holds them when the inode cannot.
+/// How a file's blocks are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MapKind {
+    #[default]
+    Extents,
+    /// Direct and indirect pointers.
+    Pointers,
+}
+
+/// Where a file lies: its data in order, and the blocks that map it when the inode cannot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilePlace {
     pub runs: Vec<Run>,
-    pub leaf: Option<u64>,
+    pub kind: MapKind,
+    /// Extent leaf or indirect blocks.
+    pub map_blocks: Vec<u64>,
 }
 
 impl FilePlace {
@@ -238,9 +249,33 @@ impl Plan {
             .unwrap_or(start)
     }
 
-    /// Takes free blocks from `goal` on, then from the start of the volume.
+    /// Takes free blocks from `goal` on for a file, and what it needs to map them.
     fn allocate(&mut self, goal: u64, blocks: u64) -> Result<FilePlace, MakeError> {
-        let mut place = FilePlace::default();
+        let runs = self.take(goal, blocks)?;
+        if !self.numbers.features.has_incompat(incompat::EXTENTS) {
+            let pointers = u64::from(self.numbers.block_size / 4);
+            let after = runs.last().map_or(goal, |run| run.end());
+            let indirect = self.take(after, tree::indirect_blocks(blocks, pointers))?;
+            return Ok(FilePlace {
+                runs,
+                kind: MapKind::Pointers,
+                map_blocks: indirect.into_iter().flat_map(Run::blocks).collect(),
+            });
+        }
+        let map_blocks = match runs.len() {
+            0..=ROOT_EXTENTS => Vec::new(),
+            count => vec![self.leaf_block(goal, count)?],
+        };
+        Ok(FilePlace {
+            runs,
+            kind: MapKind::Extents,
+            map_blocks,
+        })
+    }
+
+    /// Takes free blocks from `goal` on, then from the start of the volume.
+    fn take(&mut self, goal: u64, blocks: u64) -> Result<Vec<Run>, MakeError> {
+        let mut runs = Vec::new();
         let mut left = blocks;
         let mut at = goal;
         let mut wrapped = false;
@@ -260,16 +295,13 @@ impl Plan {
             self.space.mark(run);
             left -= run.len;
             at = run.end();
-            place.runs.push(run);
+            runs.push(run);
         }
-        if place.runs.len() > ROOT_EXTENTS {
-            place.leaf = Some(self.leaf_block(goal, &place)?);
-        }
-        Ok(place)
+        Ok(runs)
     }
 
     /// A block for extents that the inode cannot hold, close to the file.
-    fn leaf_block(&mut self, goal: u64, place: &FilePlace) -> Result<u64, MakeError> {
+    fn leaf_block(&mut self, goal: u64, extents: usize) -> Result<u64, MakeError> {
         let fits = (self.numbers.block_size as usize - 16) / 12;
         let end = self.numbers.blocks_count;
         let block = self
@@ -279,8 +311,8 @@ impl Plan {
                 self.space
                     .first_fit(self.numbers.first_data_block.into(), 1, end)
             })
-            .filter(|_| place.runs.len() <= fits)
-            .ok_or_else(|| MakeError::TooSmall(self.len()))?;
+            .filter(|_| extents <= fits)
+            .ok_or(MakeError::TooSmall(self.len()))?;
         self.space.mark(Run {
             start: block,
             len: 1,

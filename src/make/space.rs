@@ -16,6 +16,10 @@ impl Run {
     pub fn end(self) -> u64 {
         self.start + self.len
     }
+
+    pub fn blocks(self) -> std::ops::Range<u64> {
+        self.start..self.end()
+    }
 }
 
 #[derive(Clone, Debug, Default)]

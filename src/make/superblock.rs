@@ -104,7 +104,7 @@ fn put_journal(plan: &Plan, out: &mut [u8]) {
     let Some(journal) = &plan.journal else { return };
     put_le32(out, 0xe0, JOURNAL_INO);
     out[0xfd] = JOURNAL_BLOCKS_SAVED;
-    out[0x10c..0x148].copy_from_slice(&tree::root(journal));
+    out[0x10c..0x148].copy_from_slice(&tree::root(journal, plan.numbers.block_size as usize));
     let (size_lo, size_hi) = split(journal.blocks() * u64::from(plan.numbers.block_size));
     put_le32(out, 0x148, size_hi);
     put_le32(out, 0x14c, size_lo);

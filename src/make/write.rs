@@ -5,7 +5,7 @@
 //! a sync of everything else.
 
 use super::numbers::has_super;
-use super::plan::FilePlace;
+use super::plan::{FilePlace, MapKind};
 use super::space::Run;
 use super::superblock::ORPHAN_FILE_INO;
 use super::{MakeError, Plan, resize, superblock, tree};
@@ -13,7 +13,6 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::format::checksum::{self, BlockKind};
 use crate::format::dirent;
-use crate::format::features::incompat;
 use crate::format::geometry::Geometry;
 use crate::format::group::{self, GroupDesc};
 use crate::format::inode::{self, Inode, mode};
@@ -319,12 +318,13 @@ impl Writer<'_> {
 
     /// An inode that lies as `place` says.
     fn file_inode(&self, place: &FilePlace, mode: u16, links_count: u16) -> Inode {
-        debug_assert!(self.geo.features.has_incompat(incompat::EXTENTS));
         let size = place.blocks() * u64::from(self.plan.numbers.block_size);
-        let blocks = place.blocks() + u64::from(place.leaf.is_some());
+        let blocks = place.blocks() + place.map_blocks.len() as u64;
         let mut inode = self.inode(mode, links_count, size, blocks);
-        inode.flags = inode::flag::EXTENTS;
-        inode.block = tree::root(place);
+        if place.kind == MapKind::Extents {
+            inode.flags = inode::flag::EXTENTS;
+        }
+        inode.block = tree::root(place, self.plan.numbers.block_size as usize);
         inode
     }
 
@@ -357,18 +357,15 @@ impl Writer<'_> {
         }
     }
 
-    /// The inode and, where there is one, its extent leaf.
+    /// The inode and the blocks that map it.
     fn put_file(&self, ino: InodeNumber, inode: &Inode, place: &FilePlace) -> Result<()> {
-        if let Some(leaf) = place.leaf {
-            let mut bytes = tree::leaf(place, self.plan.numbers.block_size as usize);
-            let seed = inode.csum_seed(&self.geo, ino);
-            checksum::stamp(
-                BlockKind::ExtentNode { seed },
-                &self.geo,
-                FsBlock::new(leaf),
-                &mut bytes,
-            );
-            self.put_block(leaf, &bytes)?;
+        for mut node in tree::nodes(place, self.plan.numbers.block_size as usize) {
+            if place.kind == MapKind::Extents {
+                let seed = inode.csum_seed(&self.geo, ino);
+                let kind = BlockKind::ExtentNode { seed };
+                checksum::stamp(kind, &self.geo, FsBlock::new(node.block), &mut node.bytes);
+            }
+            self.put_block(node.block, &node.bytes)?;
         }
         self.put_inode(ino, inode)
     }
