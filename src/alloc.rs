@@ -21,6 +21,11 @@ mod reserved;
 mod search;
 mod zones;
 
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod volume;
+
 pub use prealloc::PreallocTree;
 pub use reserved::Reserved;
 

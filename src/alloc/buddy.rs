@@ -238,13 +238,13 @@ impl<S: Deref<Target = [u8]> + DerefMut> Buddy<S> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Small deterministic generator, so that failures repeat.
-    pub(super) struct Rng(pub(super) u64);
+    pub(in crate::alloc) struct Rng(pub(in crate::alloc) u64);
     impl Rng {
-        pub(super) fn below(&mut self, limit: u32) -> u32 {
+        pub(in crate::alloc) fn below(&mut self, limit: u32) -> u32 {
             self.0 = self
                 .0
                 .wrapping_mul(6364136223846793005)

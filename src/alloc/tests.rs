@@ -1,0 +1,546 @@
+//! The allocator as a whole, on images made by mke2fs, through a real journal.
+//!
+//! Source: the design's section on block ownership: its judge and its canaries.
+
+use super::buddy::tests::Rng;
+use super::groups::add;
+use super::search::Found;
+use super::volume::Volume;
+use super::{PreallocTree, Request, Reserved, Settings};
+use crate::error::{Error, Posix};
+use crate::ids::{BlockInGroup, FileBlock, FsBlock, GroupIndex, InodeNumber};
+use crate::sync::{Mutex, Rank};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const FILES: usize = 4;
+
+fn request(goal: u64, len: u32) -> Request {
+    Request {
+        ino: InodeNumber::new(12),
+        logical: None,
+        goal: FsBlock::new(goal),
+        len,
+        file_blocks: 0,
+        privileged: true,
+    }
+}
+
+fn trees() -> Vec<Mutex<PreallocTree>> {
+    (0..FILES)
+        .map(|_| Mutex::new(Rank::Prealloc, PreallocTree::default()))
+        .collect()
+}
+
+/// One of two volumes that do the same.
+struct Side {
+    volume: Volume,
+    trees: Vec<Mutex<PreallocTree>>,
+    pending: Vec<Reserved>,
+}
+
+impl Side {
+    fn new(options: &[&str]) -> Self {
+        Self {
+            volume: Volume::make("24M", options),
+            trees: trees(),
+            pending: Vec::new(),
+        }
+    }
+
+    /// Does what the other side's search decided: takes `total` blocks at `start`, keeps `len` of them.
+    fn mirror(
+        &self,
+        request: &Request,
+        tree: Option<usize>,
+        start: FsBlock,
+        len: u32,
+        total: u32,
+    ) -> Reserved {
+        let groups = &self.volume.alloc.groups;
+        if let (Some(tree), Some(logical)) = (tree, request.logical)
+            && let Some(reserved) = groups.hand_out(&self.trees[tree], logical, request.len)
+        {
+            return reserved;
+        }
+        let (index, bit, _) = groups.split(start, total);
+        let group = groups.get(index).unwrap();
+        let mut state = groups.lock_built(&group, true).unwrap().unwrap();
+        assert!(state.reserve(bit, total));
+        add(&groups.totals.held, total);
+        groups
+            .totals
+            .available
+            .fetch_sub(u64::from(total), Ordering::Relaxed);
+        groups.reindex(&state);
+        drop(state);
+        let found = Found {
+            group,
+            start: bit,
+            len: total,
+        };
+        let mut reserved = Reserved::new(Arc::clone(groups), found.group, found.start, found.len);
+        if let (Some(tree), Some(logical)) = (tree, request.logical)
+            && total > len
+        {
+            groups.keep_rest(&self.trees[tree], &mut reserved, logical, len);
+        }
+        reserved
+    }
+}
+
+/// Runs one random sequence on two volumes, of which the second drops every buddy after every step.
+fn same_free_set(options: &[&str], seed: u64, steps: u32) {
+    let mut rng = Rng(seed);
+    let (mut keeps, mut drops) = (Side::new(options), Side::new(options));
+    let before = keeps.volume.audit();
+    let mut marked: Vec<(FsBlock, u32)> = Vec::new();
+    let mut ends = [0u32; FILES];
+    let mut filled = false;
+    for step in 0..steps {
+        match rng.below(12) {
+            0..=4 => filled |= !reserve_on_both(&mut rng, &mut keeps, &mut drops, &mut ends),
+            5 | 6 if !keeps.pending.is_empty() => {
+                let at = rng.below(keeps.pending.len() as u32) as usize;
+                let len = keeps.pending[at].len();
+                let len = if rng.below(3) == 0 {
+                    rng.below(len + 1)
+                } else {
+                    len
+                };
+                marked.push((keeps.pending[at].start(), len));
+                for side in [&mut keeps, &mut drops] {
+                    let reserved = side.pending.swap_remove(at);
+                    side.volume
+                        .with_handle(2, |handle| side.volume.alloc.mark(handle, reserved, len))
+                        .unwrap();
+                }
+                marked.retain(|run| run.1 > 0);
+            }
+            7 if !keeps.pending.is_empty() => {
+                let at = rng.below(keeps.pending.len() as u32) as usize;
+                drop((keeps.pending.swap_remove(at), drops.pending.swap_remove(at)));
+            }
+            8 if !marked.is_empty() => {
+                let at = rng.below(marked.len() as u32) as usize;
+                let (start, len) = marked[at];
+                let keep = rng.below(len);
+                let freed = FsBlock::new(start.get() + u64::from(keep));
+                for side in [&keeps, &drops] {
+                    let alloc = &side.volume.alloc;
+                    side.volume
+                        .with_handle(4, |handle| alloc.free(handle, freed, len - keep))
+                        .unwrap();
+                }
+                marked[at].1 = keep;
+                marked.retain(|run| run.1 > 0);
+            }
+            9 if rng.below(4) == 0 => {
+                keeps.volume.journal.commit_running().unwrap();
+                drops.volume.journal.commit_running().unwrap();
+            }
+            10 => {
+                let tree = rng.below(FILES as u32) as usize;
+                keeps
+                    .volume
+                    .alloc
+                    .discard_preallocations(&keeps.trees[tree]);
+                drops
+                    .volume
+                    .alloc
+                    .discard_preallocations(&drops.trees[tree]);
+            }
+            11 if rng.below(8) == 0 => {
+                let freed = keeps.volume.alloc.discard_all();
+                assert_eq!(drops.volume.alloc.discard_all(), freed);
+            }
+            _ => {}
+        }
+        drops.volume.drop_buddies();
+        if step % 8 == 0 {
+            assert_eq!(keeps.volume.audit(), drops.volume.audit(), "step {step}");
+        }
+    }
+    assert!(filled, "the volume was never full");
+    for side in [keeps, drops] {
+        let Side {
+            volume,
+            trees,
+            pending,
+        } = side;
+        drop(pending);
+        for &(start, len) in &marked {
+            volume
+                .with_handle(4, |handle| volume.alloc.free(handle, start, len))
+                .unwrap();
+        }
+        trees
+            .iter()
+            .for_each(|tree| volume.alloc.discard_preallocations(tree));
+        volume.journal.commit_running().unwrap();
+        assert_eq!(volume.audit(), before, "blocks leaked");
+        volume.judge();
+    }
+}
+
+/// Reserves for a growing file or for metadata; false when nothing was left.
+fn reserve_on_both(
+    rng: &mut Rng,
+    keeps: &mut Side,
+    drops: &mut Side,
+    ends: &mut [u32; FILES],
+) -> bool {
+    let blocks = keeps.volume.geo().blocks_count as u32;
+    let mut wanted = request(u64::from(rng.below(blocks)), 1 + rng.below(200));
+    let tree = (rng.below(3) > 0).then(|| rng.below(FILES as u32) as usize);
+    if let Some(file) = tree {
+        wanted.logical = Some(FileBlock::new(ends[file]));
+        wanted.file_blocks = u64::from(ends[file] + wanted.len);
+    }
+    let available = || {
+        keeps
+            .volume
+            .alloc
+            .groups
+            .totals
+            .available
+            .load(Ordering::Relaxed)
+    };
+    let before = available();
+    let reserved = match keeps
+        .volume
+        .alloc
+        .reserve(&wanted, tree.map(|file| &keeps.trees[file]))
+    {
+        Ok(reserved) => reserved,
+        Err(error) => {
+            assert!(error.is_posix(Posix::NoSpc), "{error}");
+            assert_eq!(before, 0, "out of space with {before} blocks free");
+            return false;
+        }
+    };
+    let total = (before - available()) as u32;
+    let (start, len) = (reserved.start(), reserved.len());
+    let mirrored = drops.mirror(&wanted, tree, start, len, total);
+    assert_eq!((mirrored.start(), mirrored.len()), (start, len));
+    if let Some(file) = tree {
+        ends[file] += len;
+    }
+    keeps.pending.push(reserved);
+    drops.pending.push(mirrored);
+    true
+}
+
+#[test]
+fn dropping_buddies_changes_nothing() {
+    same_free_set(&["-t", "ext4", "-b", "1024", "-J", "size=1"], 1, 2500);
+}
+
+#[test]
+fn dropping_buddies_changes_nothing_without_checksums_and_flex_groups() {
+    same_free_set(
+        &[
+            "-t",
+            "ext4",
+            "-b",
+            "1024",
+            "-J",
+            "size=1",
+            "-O",
+            "^metadata_csum,uninit_bg,^flex_bg",
+        ],
+        2,
+        4000,
+    );
+    same_free_set(&["-t", "ext2", "-b", "1024", "-g", "2048"], 3, 4000);
+}
+
+#[test]
+fn every_block_can_be_allocated_and_freed() {
+    for options in [
+        &["-t", "ext4", "-b", "1024", "-J", "size=1"][..],
+        &[
+            "-t",
+            "ext4",
+            "-b",
+            "1024",
+            "-J",
+            "size=1",
+            "-O",
+            "^64bit,^flex_bg",
+        ],
+        &[
+            "-t",
+            "ext4",
+            "-b",
+            "1024",
+            "-O",
+            "meta_bg,^resize_inode",
+            "-J",
+            "size=1",
+        ],
+        &[
+            "-t",
+            "ext4",
+            "-b",
+            "1024",
+            "-O",
+            "sparse_super2",
+            "-J",
+            "size=1",
+        ],
+        &[
+            "-t",
+            "ext4",
+            "-b",
+            "2048",
+            "-O",
+            "^metadata_csum,uninit_bg",
+            "-J",
+            "size=2",
+        ],
+        &["-t", "ext3", "-b", "1024", "-J", "size=1"],
+        &["-t", "ext2", "-b", "4096"],
+    ] {
+        let volume = Volume::make("40M", options);
+        let before = volume.audit();
+        let mut runs = Vec::new();
+        loop {
+            match volume.alloc.reserve(&request(1, 3000), None) {
+                Ok(run) => {
+                    runs.push((run.start(), run.len()));
+                    let len = run.len();
+                    volume
+                        .with_handle(2, |handle| volume.alloc.mark(handle, run, len))
+                        .unwrap();
+                }
+                Err(error) => {
+                    assert!(error.is_posix(Posix::NoSpc), "{error}");
+                    break;
+                }
+            }
+        }
+        let counts = volume.alloc.counts();
+        assert_eq!((counts.free_blocks, counts.held_blocks), (0, 0));
+        for (start, len) in runs {
+            volume
+                .with_handle(4, |handle| volume.alloc.free(handle, start, len))
+                .unwrap();
+        }
+        assert!(
+            volume.alloc.reserve(&request(1, 1), None).is_err(),
+            "a freed block was reused before the commit"
+        );
+        assert!(volume.alloc.has_uncommitted_frees());
+        volume.journal.commit_running().unwrap();
+        assert!(!volume.alloc.has_uncommitted_frees());
+        assert_eq!(volume.audit(), before);
+        volume.judge();
+    }
+}
+
+#[test]
+fn wrong_frees_are_refused_before_anything_changes() {
+    let volume = Volume::make("16M", &["-t", "ext4", "-b", "1024"]);
+    let run = volume.alloc.reserve(&request(9000, 12), None).unwrap();
+    let start = run.start();
+    volume
+        .with_handle(2, |handle| volume.alloc.mark(handle, run, 8))
+        .unwrap();
+    let before = volume.audit();
+    let refused = |start: u64, len: u32| {
+        let result = volume.with_handle(4, |handle| {
+            volume.alloc.free(handle, FsBlock::new(start), len)
+        });
+        assert!(
+            matches!(result, Err(Error::Corrupt { .. })),
+            "{start}+{len}: {result:?}"
+        );
+    };
+    refused(1, 1);
+    refused(start.get(), 9);
+    refused(u64::MAX, 2);
+    refused(volume.geo().blocks_count - 1, 2);
+    refused(start.get(), 0);
+    assert_eq!(volume.audit(), before);
+    volume
+        .with_handle(2, |handle| volume.alloc.free(handle, start, 8))
+        .unwrap();
+    refused(start.get(), 1);
+    volume.journal.commit_running().unwrap();
+    volume.judge();
+}
+
+#[test]
+fn a_wrong_bitmap_takes_its_group_out_of_use() {
+    let volume = Volume::make("24M", &["-t", "ext4", "-b", "1024", "-J", "size=1"]);
+    let groups = &volume.alloc.groups;
+    let (index, _) = volume.geo().group_of(FsBlock::new(9000));
+    // Somebody sets a bit without counting it.
+    let run = volume.alloc.reserve(&request(9000, 1), None).unwrap();
+    volume
+        .with_handle(2, |handle| volume.alloc.mark(handle, run, 1))
+        .unwrap();
+    volume.alloc.drop_buddy(index);
+    let (_, desc) = groups.descriptor(index).unwrap();
+    let bitmap = groups.bitmap_for_write(desc.block_bitmap, false).unwrap();
+    volume.with_handle(1, |handle| {
+        let mut bytes = handle.write(&bitmap).unwrap();
+        super::bits::put(&mut bytes, 5000, true);
+    });
+    let other = volume.alloc.reserve(&request(9000, 1), None).unwrap();
+    assert_ne!(volume.geo().group_of(other.start()).0, index);
+    assert!(groups.get(index).unwrap().lock().corrupt);
+    let refused = volume.with_handle(2, |handle| volume.alloc.free(handle, FsBlock::new(9000), 1));
+    assert!(
+        refused.is_ok(),
+        "freeing into a corrupt group leaks quietly"
+    );
+}
+
+#[test]
+fn the_reserve_is_for_the_privileged() {
+    let settings = Settings {
+        reserved_blocks: 500,
+        read_only: false,
+    };
+    let volume = Volume::with_settings("8M", &["-t", "ext2", "-b", "1024"], settings);
+    let mut held = Vec::new();
+    let mut wanted = Request {
+        privileged: false,
+        ..request(1, 100)
+    };
+    while let Ok(run) = volume.alloc.reserve(&wanted, None) {
+        held.push(run);
+    }
+    let counts = volume.alloc.counts();
+    assert_eq!(counts.free_blocks - counts.held_blocks, 500);
+    wanted.privileged = true;
+    held.push(volume.alloc.reserve(&wanted, None).unwrap());
+    drop(held);
+    volume.audit();
+}
+
+#[test]
+fn preallocations_keep_a_growing_file_together_and_yield_to_others() {
+    let volume = Volume::make("64M", &["-t", "ext4", "-b", "4096"]);
+    let tree = Mutex::new(Rank::Prealloc, PreallocTree::default());
+    let (mut next, mut fragments, mut others) = (None, 0, Vec::new());
+    for step in 0..40u32 {
+        let wanted = Request {
+            logical: Some(FileBlock::new(64 + step * 4)),
+            file_blocks: u64::from(64 + step * 4 + 4),
+            ..request(next.unwrap_or(5000), 4)
+        };
+        let run = volume.alloc.reserve(&wanted, Some(&tree)).unwrap();
+        fragments += u32::from(next != Some(run.start().get()));
+        next = Some(run.start().get() + 4);
+        volume
+            .with_handle(2, |handle| volume.alloc.mark(handle, run, 4))
+            .unwrap();
+        // Somebody else writes near by.
+        others.push(
+            volume
+                .alloc
+                .reserve(&request(next.unwrap(), 1), None)
+                .unwrap(),
+        );
+        volume.audit();
+    }
+    assert!(fragments <= 3, "{fragments} fragments");
+    drop(others);
+    assert!(!tree.lock().is_empty());
+    assert!(volume.alloc.discard_all() > 0);
+    assert_eq!(volume.alloc.counts().held_blocks, 0);
+    // The tree finds out that its preallocation is gone.
+    let goal = next.unwrap();
+    let wanted = Request {
+        logical: Some(FileBlock::new(224)),
+        file_blocks: 228,
+        ..request(goal, 4)
+    };
+    let run = volume.alloc.reserve(&wanted, Some(&tree)).unwrap();
+    assert_eq!(run.start().get(), goal);
+    drop(run);
+    volume.alloc.discard_preallocations(&tree);
+    volume.audit();
+}
+
+#[test]
+fn inodes_are_unique_across_threads_and_can_be_freed() {
+    for options in [
+        &["-t", "ext4", "-b", "1024", "-J", "size=1"][..],
+        &[
+            "-t",
+            "ext4",
+            "-b",
+            "1024",
+            "-J",
+            "size=1",
+            "-O",
+            "^metadata_csum,uninit_bg,^flex_bg",
+        ],
+        &["-t", "ext3", "-b", "1024", "-J", "size=1"],
+    ] {
+        let volume = Volume::make("24M", options);
+        let before = volume.alloc.counts();
+        let take = |dir: bool| {
+            let mut mine = Vec::new();
+            while let Ok(ino) = volume.with_handle(4, |handle| {
+                volume.alloc.new_inode(handle, InodeNumber::ROOT, dir)
+            }) {
+                mine.push((ino, dir));
+            }
+            mine
+        };
+        let mut inodes = std::thread::scope(|scope| {
+            let other = scope.spawn(|| take(true));
+            let mut inodes = take(false);
+            inodes.extend(other.join().unwrap());
+            inodes
+        });
+        assert_eq!(volume.alloc.counts().free_inodes, 0);
+        assert_eq!(inodes.len() as u64, before.free_inodes);
+        inodes.sort();
+        inodes.dedup_by_key(|inode| inode.0);
+        assert_eq!(inodes.len() as u64, before.free_inodes);
+        assert!(
+            inodes
+                .iter()
+                .all(|inode| inode.0.get() >= volume.geo().first_ino)
+        );
+        for (ino, dir) in inodes {
+            assert!(volume.alloc.inode_in_use(ino).unwrap());
+            volume
+                .with_handle(2, |handle| volume.alloc.free_inode(handle, ino, dir))
+                .unwrap();
+            assert!(!volume.alloc.inode_in_use(ino).unwrap());
+            let again = volume.with_handle(2, |handle| volume.alloc.free_inode(handle, ino, dir));
+            assert!(matches!(again, Err(Error::Corrupt { .. })));
+        }
+        assert_eq!(volume.alloc.counts(), before);
+        volume.audit();
+        volume.judge();
+    }
+}
+
+#[test]
+fn fixed_metadata_is_no_data() {
+    let volume = Volume::make("24M", &["-t", "ext4", "-b", "1024"]);
+    let geo = volume.geo();
+    for group in geo.groups() {
+        let (_, desc) = volume.alloc.groups.descriptor(group).unwrap();
+        assert!(!volume.alloc.is_data_run(desc.inode_table, 1));
+        assert!(!volume.alloc.is_data_run(desc.block_bitmap, 4));
+        assert_eq!(
+            volume.alloc.inode_table_block(group).unwrap(),
+            desc.inode_table
+        );
+        let last = geo.block_at(group, BlockInGroup::new(geo.blocks_in_group(group) - 1));
+        assert!(volume.alloc.is_data_run(last, 1));
+        let next = group.get() + 1;
+        let data_follows = next < geo.group_count && !geo.has_super(GroupIndex::new(next));
+        assert_eq!(volume.alloc.is_data_run(last, 2), data_follows);
+    }
+    assert!(!volume.alloc.is_data_run(FsBlock::new(u64::MAX), 1));
+}
