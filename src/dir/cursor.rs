@@ -60,10 +60,10 @@ fn dots(dir: &Dir<'_>, cookie: u64, sink: &mut Sink<'_>) -> Result<bool> {
     if cookie < DOT && !sink(DOT, entry(dir.ino), b".") {
         return Ok(false);
     }
-    if cookie < DOT_DOT {
-        if let Some(parent) = dir.parent()? {
-            return Ok(sink(DOT_DOT, entry(parent), b".."));
-        }
+    if cookie < DOT_DOT
+        && let Some(parent) = dir.parent()?
+    {
+        return Ok(sink(DOT_DOT, entry(parent), b".."));
     }
     Ok(true)
 }
