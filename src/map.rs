@@ -4,12 +4,22 @@
 //! Invariants: holes are `Mapping::Hole`, never block 0; walks are bounded by depth; a run given to `insert` is a hole
 //! before; every block that leaves the map is freed in the same handle.
 
+mod extents;
+mod indirect;
+mod path;
+mod split;
+
 use crate::alloc::Allocator;
 use crate::cache::BlockCache;
-use crate::error::Result;
-use crate::format::inode::Inode;
+use crate::error::{Posix, Result};
+use crate::format::extent::MAX_DEPTH;
+use crate::format::geometry::Geometry;
+use crate::format::inode::{Inode, flag};
+use crate::format::raw::le16;
 use crate::ids::{FileBlock, FsBlock, InodeNumber};
 use crate::journal::Handle;
+use indirect::Blocks;
+use path::Tree;
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,29 +43,47 @@ pub struct Segment {
 /// Maps of all inodes. Methods take the inode's on-disk form, change `block` and `blocks` in it, and leave it to the caller to
 /// write the inode in the same handle.
 pub struct Map {
-    _cache: Arc<BlockCache>,
-    _alloc: Arc<Allocator>,
+    cache: Arc<BlockCache>,
+    alloc: Arc<Allocator>,
 }
 
 impl Map {
     pub fn new(cache: Arc<BlockCache>, alloc: Arc<Allocator>) -> Self {
-        Self { _cache: cache, _alloc: alloc }
+        Self { cache, alloc }
     }
 
-    /// The longest run from `at` with one mapping and contiguous blocks, at most `max_len` (at least 1) long.
-    /// Beyond the last extent it is a hole.
-    pub fn lookup(&self, ino: InodeNumber, inode: &Inode, at: FileBlock, max_len: u32) -> Result<Segment> {
-        let _ = (ino, inode, at, max_len);
-        todo!()
+    /// A run from `at` with one mapping and contiguous blocks, at least 1 and at most `max_len` long. It ends
+    /// early only where the leaf or indirect block that holds it ends. Beyond the last extent it is a hole.
+    pub fn lookup(
+        &self,
+        ino: InodeNumber,
+        inode: &Inode,
+        at: FileBlock,
+        max_len: u32,
+    ) -> Result<Segment> {
+        if inode.has_flag(flag::EXTENTS) {
+            self.tree(ino, inode).lookup(inode, at.get(), max_len)
+        } else {
+            self.blocks(ino).lookup(inode, at.get(), max_len)
+        }
     }
 
     /// Where the block before `at` (or else the next one after) lies, so that data stays together.
     pub fn goal(&self, ino: InodeNumber, inode: &Inode, at: FileBlock) -> FsBlock {
-        let _ = (ino, inode, at);
-        todo!()
+        let found = if inode.has_flag(flag::EXTENTS) {
+            self.tree(ino, inode).goal(inode, at.get())
+        } else {
+            self.blocks(ino).goal(inode, at.get())
+        };
+        let last = self.cache.geometry().blocks_count;
+        match found {
+            Ok(Some(goal)) if goal.get() < last => goal,
+            _ => self.alloc.inode_goal(ino),
+        }
     }
 
     /// Puts an allocated run into a hole; merges with neighbours. Adds to `inode.blocks` the run and new tree blocks.
+    /// Nothing has changed when it fails with NoSpc. Block-mapped files take no unwritten run (OpNotSupp).
     pub fn insert(
         &self,
         handle: &Handle<'_>,
@@ -66,20 +94,50 @@ impl Map {
         len: u32,
         unwritten: bool,
     ) -> Result<()> {
-        let _ = (handle, ino, inode, at, start, len, unwritten);
-        todo!()
+        if len == 0 {
+            return Ok(());
+        }
+        if inode.has_flag(flag::EXTENTS) {
+            let tree = self.tree(ino, inode);
+            tree.insert(handle, inode, at.get(), start, len, unwritten)?;
+        } else if unwritten {
+            return Err(Posix::OpNotSupp.into());
+        } else {
+            self.blocks(ino).insert(handle, inode, at.get(), start, len)?;
+        }
+        let added = sectors(self.cache.geometry(), len);
+        inode.blocks = inode.blocks.saturating_add(added);
+        Ok(())
     }
 
     /// Unwritten to written for the whole range (what is written or a hole in it stays).
-    pub fn mark_written(&self, handle: &Handle<'_>, ino: InodeNumber, inode: &mut Inode, at: FileBlock, len: u32) -> Result<()> {
-        let _ = (handle, ino, inode, at, len);
-        todo!()
+    pub fn mark_written(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        inode: &mut Inode,
+        at: FileBlock,
+        len: u32,
+    ) -> Result<()> {
+        if !inode.has_flag(flag::EXTENTS) {
+            return Ok(());
+        }
+        self.tree(ino, inode).mark(handle, inode, at.get(), len, false)
     }
 
     /// Written to unwritten for the whole range (extent-mapped files only).
-    pub fn mark_unwritten(&self, handle: &Handle<'_>, ino: InodeNumber, inode: &mut Inode, at: FileBlock, len: u32) -> Result<()> {
-        let _ = (handle, ino, inode, at, len);
-        todo!()
+    pub fn mark_unwritten(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        inode: &mut Inode,
+        at: FileBlock,
+        len: u32,
+    ) -> Result<()> {
+        if !inode.has_flag(flag::EXTENTS) {
+            return Err(Posix::OpNotSupp.into());
+        }
+        self.tree(ino, inode).mark(handle, inode, at.get(), len, true)
     }
 
     /// Removes mappings from the end of `from..to` backwards and frees their blocks, until the range is empty or
@@ -94,16 +152,85 @@ impl Map {
         to: FileBlock,
         meta: bool,
     ) -> Result<Option<FileBlock>> {
-        let _ = (handle, ino, inode, from, to, meta);
-        todo!()
+        let (from, mut to) = (from.get(), to.get());
+        while to > from {
+            if handle.credits_left() < Self::REMOVE_STEP {
+                return Ok(Some(FileBlock::new(to)));
+            }
+            let left = if inode.has_flag(flag::EXTENTS) {
+                let tree = self.tree(ino, inode);
+                tree.remove_step(handle, inode, from, to, meta)?
+            } else {
+                self.blocks(ino).remove_step(handle, inode, from, to, meta)?
+            };
+            match left {
+                Some(end) if end < to => to = end,
+                _ => break,
+            }
+        }
+        Ok(None)
     }
 
     /// Credits that `insert`, `mark_written` or `mark_unwritten` of one run may need, without inode and data bitmap.
+    /// A run of a block-mapped file spans at most four indirect blocks' worth of pointers here.
     pub fn insert_credits(&self, inode: &Inode) -> u32 {
-        let _ = inode;
-        todo!()
+        if inode.has_flag(flag::EXTENTS) {
+            // New nodes (bitmap, descriptor, node each) for every level and a new root, their old halves, and the
+            // second split of a run that ends in another leaf.
+            let depth = le16(&inode.block, 6).min(MAX_DEPTH);
+            4 * (u32::from(depth) + 2)
+        } else {
+            // Five indirect blocks, two double ones, one triple (bitmap, descriptor, block each), and old ones.
+            3 * 8 + 4
+        }
     }
 
-    /// Credits below which `remove` stops and asks for a new handle.
+    /// Credits below which `remove` stops and asks for a new handle. One step is, at worst, a split of a tree of
+    /// depth 4 or 5 (5 new nodes with bitmap and descriptor: 15; 5 old nodes) and bitmap and descriptor
+    /// of the blocks freed in one group: 22. Freeing a whole path of nodes takes 2 each, 10, and the same 2.
     pub const REMOVE_STEP: u32 = 24;
+
+    fn tree(&self, ino: InodeNumber, inode: &Inode) -> Tree<'_> {
+        Tree {
+            cache: &self.cache,
+            alloc: &self.alloc,
+            ino,
+            seed: inode.csum_seed(self.cache.geometry(), ino),
+        }
+    }
+
+    fn blocks(&self, ino: InodeNumber) -> Blocks<'_> {
+        Blocks {
+            cache: &self.cache,
+            alloc: &self.alloc,
+            ino,
+        }
+    }
 }
+
+/// Frees a run that a map held; with `meta` its buffers leave the transaction as well.
+fn free_data(
+    alloc: &Allocator,
+    handle: &Handle<'_>,
+    start: FsBlock,
+    len: u32,
+    meta: bool,
+) -> Result<()> {
+    alloc.free(handle, start, len)?;
+    if meta {
+        for step in 0..u64::from(len) {
+            if let Some(block) = start.checked_add(step) {
+                handle.forget(block);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Blocks in the unit of `Inode::blocks`.
+fn sectors(geo: &Geometry, blocks: u32) -> u64 {
+    u64::from(blocks) * u64::from(geo.block_size / 512)
+}
+
+#[cfg(test)]
+mod tests;
