@@ -27,6 +27,15 @@ impl Fs {
         Ok(())
     }
 
+    /// Counts the open file that comes with a creation.
+    pub fn opened(&self, ino: InodeNumber, write: bool) {
+        self.known.opened(ino, write);
+    }
+
+    pub fn uses_acls(&self) -> bool {
+        self.options.acl
+    }
+
     /// The end of one open file; the last close of a writer gives up the file's preallocations.
     pub fn release(&self, ino: InodeNumber, write: bool) {
         let (last_writer, unused) = self.known.closed(ino, write);

@@ -17,15 +17,13 @@ const CAPABILITY: &[u8] = b"security.capability";
 /// How old an access time may grow before reading renews it (relatime).
 const RELATIME_SECONDS: i64 = 24 * 3600;
 
-/// Where the bytes of a write come from.
+/// Where the bytes of a write come from. (O_SYNC is the kernel's: it sends an FSYNC.)
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteMode {
     /// From the kernel's page cache: no times, no privileges of whoever wrote.
     pub cached: bool,
     /// The kernel asks to clear suid and sgid.
     pub kill_privileges: bool,
-    /// Durable before the call returns (O_SYNC, O_DSYNC).
-    pub sync: bool,
 }
 
 /// A read's result: file data, or bytes that lie in the inode.
@@ -123,7 +121,7 @@ impl Fs {
             let now = (!how.cached).then(|| self.now());
             self.files.write(&mut token, &node, offset, data, now)?;
         }
-        if how.sync { self.sync_node(&node) } else { self.sync_if_asked(&node, false) }
+        self.sync_if_asked(&node, false)
     }
 
     fn kill_privileges(&self, token: &mut Token, node: &NodeRef) -> Result<()> {

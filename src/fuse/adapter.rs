@@ -1,0 +1,554 @@
+//! One short method an operation: convert, call `fs`, reply.
+//!
+//! Source: fuser's `Filesystem`; the design's FUSE facts (what is cached, what is not answered).
+//! Invariants: names and attributes may be cached for ever, since nobody else changes them; FSYNC's reply is parked with the
+//! transaction, so that no worker sleeps for a commit.
+
+use crate::error::{Error, Posix, Result};
+use crate::file::{Fallocate, Whence};
+use crate::fs::{Attr, Caller, Fs, NewNode, RenameMode, SetAttr, WriteMode};
+use crate::fuse::errno::errno;
+use crate::fuse::{convert, ino, ioctl, session};
+use crate::ids::InodeNumber;
+use crate::xattr::SetMode;
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// How long the kernel may believe what we told it.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) struct Adapter {
+    fs: Arc<Fs>,
+    max_write: u32,
+}
+
+impl Adapter {
+    pub(super) fn new(fs: Arc<Fs>, max_write: u32) -> Self {
+        Self { fs, max_write }
+    }
+
+    /// Reports what failed and says it in errno.
+    fn fail(&self, error: &Error) -> Errno {
+        self.fs.report(error);
+        errno(error)
+    }
+
+    fn entry(&self, reply: ReplyEntry, result: Result<Attr>) {
+        match result {
+            Ok(attr) => {
+                let generation = convert::generation(&attr);
+                reply.entry(&FOREVER, &convert::file_attr(&attr), generation);
+            }
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn attr(&self, reply: ReplyAttr, result: Result<Attr>) {
+        match result {
+            Ok(attr) => reply.attr(&FOREVER, &convert::file_attr(&attr)),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn empty(&self, reply: ReplyEmpty, result: Result<()>) {
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    /// An attribute's value or its size, whichever was asked for.
+    fn xattr(&self, reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
+        match result {
+            Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+            Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+            Ok(value) => reply.data(&value),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn make(
+        &self,
+        request: &Request,
+        (parent, name): (INodeNo, &OsStr),
+        new: NewNode<'_>,
+        umask: u32,
+    ) -> Result<Attr> {
+        let umask = (umask & 0o777) as u16;
+        self.fs.create(caller(request), ino::from_fuse(parent), name.as_bytes(), new, umask)
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
+}
+
+fn is_writer(flags: OpenFlags) -> bool {
+    flags.acc_mode() != OpenAccMode::O_RDONLY
+}
+
+/// A name that is known not to exist.
+fn no_entry() -> FileAttr {
+    let nothing = SystemTime::UNIX_EPOCH;
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: nothing,
+        mtime: nothing,
+        ctime: nothing,
+        crtime: nothing,
+        kind: fuser::FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        session::configure(config, self.max_write, self.fs.uses_acls());
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.fs.lookup(ino::from_fuse(parent), name.as_bytes()) {
+            Err(error) if error.is_posix(Posix::NoEnt) => {
+                reply.entry(&FOREVER, &no_entry(), Generation(0));
+            }
+            result => self.entry(reply, result),
+        }
+    }
+
+    fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
+        self.fs.forget(ino::from_fuse(node), lookups);
+    }
+
+    fn getattr(&self, _request: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.attr(reply, self.fs.getattr(ino::from_fuse(node)));
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(|mode| (mode & 0o7777) as u16),
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::set_time),
+            mtime: mtime.map(convert::set_time),
+            ctime: ctime.map(convert::from_system_time),
+        };
+        self.attr(reply, self.fs.setattr(caller(request), ino::from_fuse(node), &set));
+    }
+
+    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        match self.fs.readlink(ino::from_fuse(node)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let mode = (mode & 0o17_7777) as u16;
+        let new = match mode & 0o17_0000 {
+            0 | 0o10_0000 => NewNode::File { mode },
+            _ => NewNode::Special { mode, rdev: convert::decode_dev(rdev) },
+        };
+        self.entry(reply, self.make(request, (parent, name), new, umask));
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let new = NewNode::Directory { mode: (mode & 0o7777) as u16 };
+        self.entry(reply, self.make(request, (parent, name), new, umask));
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.empty(reply, self.fs.unlink(ino::from_fuse(parent), name.as_bytes()));
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.empty(reply, self.fs.rmdir(ino::from_fuse(parent), name.as_bytes()));
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let new = NewNode::Symlink { target: target.as_os_str().as_bytes() };
+        self.entry(reply, self.make(request, (parent, name), new, 0));
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let no_replace = flags.contains(RenameFlags::RENAME_NOREPLACE);
+        let mode = if flags.contains(RenameFlags::RENAME_EXCHANGE) {
+            if flags != RenameFlags::RENAME_EXCHANGE {
+                return reply.error(Errno::EINVAL);
+            }
+            RenameMode::Exchange
+        } else if flags.contains(RenameFlags::RENAME_WHITEOUT) {
+            RenameMode::Whiteout { no_replace }
+        } else if no_replace {
+            RenameMode::NoReplace
+        } else {
+            RenameMode::Replace
+        };
+        let from = (ino::from_fuse(parent), name.as_bytes());
+        let to = (ino::from_fuse(new_parent), new_name.as_bytes());
+        self.empty(reply, self.fs.rename(caller(request), from, to, mode));
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let parent = ino::from_fuse(parent);
+        self.entry(reply, self.fs.link(ino::from_fuse(node), parent, name.as_bytes()));
+    }
+
+    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let append = flags.0 & libc::O_APPEND != 0;
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        match self.fs.open(ino::from_fuse(node), is_writer(flags), append, truncate) {
+            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.fs.read(ino::from_fuse(node), offset, size as usize) {
+            Ok(bytes) => reply.data(bytes.as_slice()),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let how = WriteMode {
+            cached: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
+        match self.fs.write(ino::from_fuse(node), offset, data, how) {
+            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _fh: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // The kernel then stops asking.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(ino::from_fuse(node), is_writer(flags));
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        let done = Box::new(move |result: Result<()>| match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        });
+        self.fs.fsync(ino::from_fuse(node), data_only, done);
+    }
+
+    fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let result = self.fs.readdir(ino::from_fuse(node), offset, false, &mut |item| {
+            let name = OsStr::from_bytes(item.name);
+            let kind = convert::kind(item.file_type);
+            !reply.add(ino::to_fuse(item.ino), item.cookie, kind, name)
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let result = self.fs.readdir(ino::from_fuse(node), offset, true, &mut |item| {
+            let name = OsStr::from_bytes(item.name);
+            let (attr, generation) = match &item.attr {
+                Some(attr) => (convert::file_attr(attr), convert::generation(attr)),
+                None => {
+                    let is_dot = item.name == b"." || item.name == b"..";
+                    let ino = if is_dot { ino::to_fuse(item.ino) } else { INodeNo(0) };
+                    let kind = convert::kind(item.file_type);
+                    (FileAttr { ino, kind, ..no_entry() }, Generation(0))
+                }
+            };
+            !reply.add(attr.ino, item.cookie, name, &FOREVER, &attr, generation)
+        });
+        match result {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        fh: FileHandle,
+        data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fsync(request, node, fh, data_only, reply);
+    }
+
+    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        let s = self.fs.statfs();
+        let (bsize, namelen) = (s.block_size, s.name_max);
+        reply.statfs(s.blocks, s.free, s.available, s.files, s.free_files, bsize, namelen, bsize);
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let how = match flags & (libc::XATTR_CREATE | libc::XATTR_REPLACE) {
+            0 => SetMode::Any,
+            libc::XATTR_CREATE => SetMode::Create,
+            libc::XATTR_REPLACE => SetMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let (ino, name) = (ino::from_fuse(node), name.as_bytes());
+        self.empty(reply, self.fs.setxattr(caller(request), ino, name, Some(value), how));
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        self.xattr(reply, size, self.fs.getxattr(ino::from_fuse(node), name.as_bytes()));
+    }
+
+    fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        self.xattr(reply, size, self.fs.listxattr(caller(request), ino::from_fuse(node)));
+    }
+
+    fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (ino, name) = (ino::from_fuse(node), name.as_bytes());
+        let removed = self.fs.setxattr(caller(request), ino, name, None, SetMode::Replace);
+        self.empty(reply, removed);
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let new = NewNode::File { mode: (mode & 0o7777) as u16 };
+        match self.make(request, (parent, name), new, umask) {
+            Ok(attr) => {
+                let ino: InodeNumber = attr.ino;
+                self.fs.opened(ino, is_writer(OpenFlags(flags)));
+                let (generation, keep) =
+                    (convert::generation(&attr), FopenFlags::FOPEN_KEEP_CACHE);
+                let attr = convert::file_attr(&attr);
+                reply.created(&FOREVER, &attr, generation, FileHandle(0), keep);
+            }
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn ioctl(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        input: &[u8],
+        out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let ino = ino::from_fuse(node);
+        match ioctl::run(&self.fs, caller(request), ino, command, input, out_size) {
+            Ok(output) => reply.ioctl(0, &output),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        let what = match mode & !KEEP {
+            0 => Fallocate::Allocate,
+            libc::FALLOC_FL_PUNCH_HOLE if mode & KEEP != 0 => Fallocate::PunchHole,
+            libc::FALLOC_FL_ZERO_RANGE => Fallocate::ZeroRange,
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        let ino = ino::from_fuse(node);
+        self.empty(reply, self.fs.fallocate(ino, what, offset, length, mode & KEEP != 0));
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let whence = match whence {
+            libc::SEEK_DATA => Whence::Data,
+            libc::SEEK_HOLE => Whence::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        match self.fs.seek(ino::from_fuse(node), offset, whence) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(self.fail(&error)),
+        }
+    }
+}
