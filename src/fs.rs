@@ -20,6 +20,7 @@ mod readdir;
 mod reap;
 mod rename;
 mod setattr;
+mod super_state;
 mod sync;
 mod threads;
 mod write;
@@ -136,7 +137,7 @@ pub struct Fs {
     pub(crate) reaper: reap::Reaper,
     /// One rename that moves a directory at a time, so that nobody makes a loop.
     pub(crate) rename_lock: Mutex<()>,
-    pub(crate) superblock: mount::SuperblockState,
+    pub(crate) superblock: super_state::SuperblockState,
     pub(crate) policy: ErrorPolicy,
     pub(crate) read_only: AtomicBool,
     pub(crate) notices: Mutex<Vec<String>>,

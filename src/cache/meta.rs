@@ -14,7 +14,7 @@ use crate::ids::FsBlock;
 use crate::memory::shrinker::Shrinker;
 use crate::memory::{Class, Memory};
 use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 const SHARDS: usize = 32;
 /// The longest run that one `prefetch` reads, in blocks.
@@ -25,6 +25,8 @@ pub struct BlockCache {
     geo: Arc<Geometry>,
     memory: Arc<Memory>,
     shards: Vec<(Mutex<Shard>, Condvar)>,
+    /// The budget asks it for as long as the cache lives.
+    shrinker: Arc<dyn Shrinker>,
 }
 
 impl BlockCache {
@@ -189,7 +191,7 @@ impl BlockCache {
 }
 
 /// Gives clean buffers back to the budget.
-struct CleanBuffers(std::sync::Weak<BlockCache>);
+struct CleanBuffers(Weak<BlockCache>);
 
 impl Shrinker for CleanBuffers {
     fn shrink(&self, frames: usize) -> usize {

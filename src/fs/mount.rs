@@ -1,0 +1,280 @@
+//! The mount sequence: superblock, features, journal recovery, the layers, orphans; and the way back.
+//!
+//! Source: the kernel's ext4 documentation, "Super Block", "Journal (jbd2)", "Orphan file"; the design's section on errors.
+//! Invariants: nothing is written before everything has been checked; a read-only mount writes nothing at all.
+
+use crate::alloc::{Allocator, Settings};
+use crate::cache::BlockCache;
+use crate::clock::{Clock, SystemClock};
+use crate::device::Device;
+use crate::dir::Directories;
+use crate::error::{Error, Incompatible, Posix, Result};
+use crate::file::Files;
+use crate::format::features::{self, compat, incompat};
+use crate::format::geometry::Geometry;
+use crate::format::superblock::{Superblock, state};
+use crate::fs::known::Known;
+use crate::fs::reap::Reaper;
+use crate::fs::super_state::{self, SuperblockState};
+use crate::fs::{ErrorPolicy, Fs, Options};
+use crate::inode::orphan::Orphans;
+use crate::inode::{InodeStore, InodeTable};
+use crate::journal::log::Log;
+use crate::journal::recover::{self, LogMap, Recovery};
+use crate::journal::{Activation, Journal};
+use crate::map::Map;
+use crate::memory::Memory;
+use crate::sync::{Mutex, Rank};
+use crate::xattr::Xattrs;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Weak};
+
+/// What is known before the layers are built.
+struct Opened {
+    device: Arc<dyn Device>,
+    sb: Superblock,
+    geo: Arc<Geometry>,
+    log: Option<Log>,
+    read_only: bool,
+    notices: Vec<String>,
+}
+
+impl Fs {
+    pub fn mount(device: Arc<dyn Device>, options: Options) -> Result<Arc<Self>> {
+        Self::mount_at(device, options, Arc::new(SystemClock::new()))
+    }
+
+    /// The same under a given clock.
+    pub fn mount_at(
+        device: Arc<dyn Device>,
+        options: Options,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>> {
+        let opened = open(device, &options)?;
+        let fs = build(opened, options, clock)?;
+        if !fs.is_read_only() {
+            fs.finish_orphans()?;
+        }
+        Ok(fs)
+    }
+
+    /// Commits, writes everything home and marks the file system clean. The kernel has let go of it.
+    pub fn unmount(&self) -> Result<()> {
+        self.stop_threads();
+        if self.is_read_only() {
+            return if self.journal.is_aborted() { Err(Error::Aborted) } else { Ok(()) };
+        }
+        for ino in self.known.drain() {
+            if self.reaper.is_nameless(ino) {
+                self.reaper.queue(ino);
+            }
+        }
+        while self.reap_step() {}
+        self.mark_clean()
+    }
+
+    /// Everything at home, nothing to recover; the next change marks it in use again.
+    pub(crate) fn mark_clean(&self) -> Result<()> {
+        self.journal.quiesce(&mut || self.write_clean_superblock())
+    }
+
+    /// Finishes what a crash cut off: truncations, and the freeing of inodes without a name.
+    fn finish_orphans(&self) -> Result<()> {
+        let mut finished = 0_u32;
+        for ino in self.orphans.on_disk()? {
+            self.finish_orphan(ino)?;
+            finished += 1;
+        }
+        if finished > 0 {
+            self.notices.lock().push(format!("{finished} orphaned inodes finished"));
+        }
+        Ok(())
+    }
+
+    fn finish_orphan(&self, ino: crate::ids::InodeNumber) -> Result<()> {
+        let node = match self.table.get(ino) {
+            Err(error) if error.is_posix(Posix::Stale) => return self.orphans.drop_stale(ino),
+            node => node?,
+        };
+        if node.core.read().links_count == 0 {
+            return self.free_inode(ino);
+        }
+        let mut token = self.memory.admit(crate::fs::need::REAP);
+        let _exclusive = node.lock.write();
+        if node.core.read().is_reg() {
+            let size = node.core.read().size;
+            self.files.truncate(&mut token, &node, size, &mut |_| {})?;
+        }
+        let handle = self.journal.start(&mut token, 4)?;
+        let mut core = node.core.write();
+        self.orphans.remove(&handle, ino, &mut core)?;
+        self.save(&handle, &node, &core)
+    }
+}
+
+/// Reads and checks everything up to the journal.
+fn open(mut device: Arc<dyn Device>, options: &Options) -> Result<Opened> {
+    let mut notices = Vec::new();
+    let mut read_only = options.read_only;
+    let sb = match super_state::read(device.as_ref()) {
+        Ok(sb) => sb,
+        Err(error) => {
+            let (sb, block) = super_state::read_backup(device.as_ref()).ok_or(error.clone())?;
+            notices.push(format!("{error}; using the backup at block {block}, read-only: run e2fsck"));
+            read_only = true;
+            sb
+        }
+    };
+    let access = features::gate(sb.features())?;
+    for reason in access.reasons() {
+        notices.push(format!("read-only: {reason}"));
+        read_only = true;
+    }
+    if device.read_only() && !read_only {
+        notices.push("read-only: the device is".into());
+        read_only = true;
+    }
+    let geo = sb.geometry(device.len())?;
+    if !read_only && geo.block_size < device.sector_size() {
+        let (block_size, sector_size) = (geo.block_size, device.sector_size());
+        return Err(Incompatible::SectorSize { block_size, sector_size }.into());
+    }
+    if sb.s_state() & state::ERROR_FS != 0 {
+        notices.push("the file system has recorded errors: run e2fsck".into());
+    }
+    let mut geo = Arc::new(geo);
+    let mut log = None;
+    let mut sb = sb;
+    if geo.features.has_compat(compat::HAS_JOURNAL) && !options.no_load {
+        let (replayed, opened_log, recovery) = recover_journal(device, &geo, read_only)?;
+        device = replayed;
+        if recovery.replayed {
+            let (tids, blocks) = (recovery.transactions, recovery.blocks);
+            let how = if read_only { " in memory" } else { "" };
+            notices.push(format!("journal replayed{how}: {tids} transactions, {blocks} blocks"));
+            sb = super_state::read(device.as_ref())?;
+            geo = Arc::new(sb.geometry(device.len())?);
+        }
+        log = (!read_only).then_some(opened_log);
+    } else if options.no_load && geo.features.has_incompat(incompat::RECOVER) {
+        notices.push("read-only: the journal was not replayed (noload)".into());
+        read_only = true;
+    }
+    Ok(Opened { device, sb, geo, log, read_only, notices })
+}
+
+/// Replays what the journal holds: onto the device, or for a read-only mount into an overlay.
+fn recover_journal(
+    device: Arc<dyn Device>,
+    geo: &Arc<Geometry>,
+    read_only: bool,
+) -> Result<(Arc<dyn Device>, Log, Recovery)> {
+    if geo.journal_inum == 0 {
+        return Err(Incompatible::ExternalJournal.into());
+    }
+    let map = LogMap::read(device.as_ref(), geo)?;
+    let needs_recovery = geo.features.has_incompat(incompat::RECOVER);
+    let (device, recovery): (Arc<dyn Device>, Recovery) = if needs_recovery && !read_only {
+        let recovery = recover::recover(device.as_ref(), geo, &map)?;
+        (device, recovery)
+    } else {
+        let (mut recovery, overlay) = recover::recover_read_only(Arc::clone(&device), geo, &map)?;
+        // Without the flag the log is stale, whatever it says.
+        recovery.replayed &= needs_recovery;
+        (if recovery.replayed { Arc::new(overlay) } else { device }, recovery)
+    };
+    let log = Log::open(Arc::clone(geo), map, &recovery);
+    Ok((device, log, recovery))
+}
+
+fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
+    let Opened { device, sb, geo, log, read_only, notices } = opened;
+    options.read_only = read_only;
+    let memory = Memory::new(options.memory, geo.block_size, options.max_write);
+    let cache = BlockCache::new(Arc::clone(&device), Arc::clone(&geo), Arc::clone(&memory));
+    let settings = Settings { reserved_blocks: sb.s_r_blocks_count(), read_only };
+    let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(&memory), settings)?;
+    let interval = options.commit_interval;
+    let journal = Journal::new(Arc::clone(&cache), Arc::clone(&clock), log, interval);
+    journal.listen(Arc::clone(&alloc) as Arc<_>);
+    let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
+    let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
+    let superblock = SuperblockState::new(&sb, Arc::clone(&cache));
+    let orphans = Arc::new(Orphans::new(
+        Arc::clone(&cache),
+        Arc::clone(&store),
+        Arc::clone(&map),
+        &sb,
+    )?);
+    let xattrs = Arc::new(Xattrs::new(
+        Arc::clone(&cache),
+        Arc::clone(&alloc),
+        Arc::clone(&store),
+        Arc::clone(&map),
+    ));
+    let inline = Arc::clone(&xattrs);
+    let dirs = Directories::new(Arc::clone(&cache), Arc::clone(&map), Arc::clone(&alloc))
+        .with_inline(Box::new(move |ino, inode| {
+            inline.inline_data(ino, inode).map(Option::unwrap_or_default)
+        }));
+    let table = InodeTable::new(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&alloc));
+    let files = Files {
+        device: Arc::clone(&device),
+        geo: Arc::clone(&geo),
+        memory: Arc::clone(&memory),
+        map,
+        alloc: Arc::clone(&alloc),
+        store: Arc::clone(&store),
+        journal: Arc::clone(&journal),
+        orphans: Arc::clone(&orphans),
+        reserved_for: (u32::from(sb.s_def_resuid()), u32::from(sb.s_def_resgid())),
+    };
+    let policy = options.errors.unwrap_or(match sb.s_errors() {
+        1 => ErrorPolicy::Continue,
+        3 => ErrorPolicy::Panic,
+        _ => ErrorPolicy::RemountRo,
+    });
+    let (seconds, nanoseconds) = clock.wall();
+    let seed = (seconds as u32) ^ nanoseconds.rotate_left(7);
+    let fs = Arc::new(Fs {
+        device,
+        geo,
+        memory,
+        clock,
+        cache,
+        journal,
+        alloc,
+        store,
+        table,
+        orphans,
+        dirs,
+        xattrs,
+        files,
+        known: Known::new(),
+        reaper: Reaper::new(),
+        rename_lock: Mutex::new(Rank::Rename, ()),
+        superblock,
+        policy,
+        read_only: AtomicBool::new(read_only),
+        notices: Mutex::new(Rank::Leaf, notices),
+        threads: Mutex::new(Rank::Leaf, Vec::new()),
+        stopping: AtomicBool::new(false),
+        generation: AtomicU32::new(seed),
+        options,
+    });
+    fs.journal.set_activation(Arc::new(Activate(Arc::downgrade(&fs))));
+    Ok(fs)
+}
+
+/// Marks the file system in use before the first commit.
+struct Activate(Weak<Fs>);
+
+impl Activation for Activate {
+    fn activate(&self) -> Result<()> {
+        match self.0.upgrade() {
+            Some(fs) => fs.write_active_superblock(),
+            None => Err(Error::Aborted),
+        }
+    }
+}
+
