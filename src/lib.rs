@@ -18,9 +18,7 @@ pub mod map;
 pub mod inode;
 pub mod xattr;
 pub mod dir;
-#[cfg(any())]
 pub mod file;
-#[cfg(any())]
 pub mod fs;
 pub mod fuse;
 pub mod control;

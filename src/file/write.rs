@@ -199,7 +199,6 @@ impl Files {
             let core = node.core.read();
             core.size >= job.end() && job.now.is_none_or(|now| core.mtime == now)
         };
-        node.wrote_data();
         if done {
             return Ok(());
         }

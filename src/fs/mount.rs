@@ -92,14 +92,17 @@ impl Fs {
     }
 
     fn finish_orphan(&self, ino: crate::ids::InodeNumber) -> Result<()> {
+        let mut token = self.memory.admit(crate::fs::need::REAP);
         let node = match self.table.get(ino) {
-            Err(error) if error.is_posix(Posix::Stale) => return self.orphans.drop_stale(ino),
+            Err(error) if error.is_posix(Posix::Stale) => {
+                let handle = self.journal.start(&mut token, 4)?;
+                return self.orphans.drop_stale(&handle, ino);
+            }
             node => node?,
         };
         if node.core.read().links_count == 0 {
             return self.free_inode(ino);
         }
-        let mut token = self.memory.admit(crate::fs::need::REAP);
         let _exclusive = node.lock.write();
         if node.core.read().is_reg() {
             let size = node.core.read().size;

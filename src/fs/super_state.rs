@@ -8,7 +8,7 @@ use crate::cache::BlockCache;
 use crate::device::Device;
 use crate::error::{Error, Location, Result};
 use crate::format::checksum::BlockKind;
-use crate::format::features::{compat, incompat};
+use crate::format::features::{compat, incompat, ro_compat};
 use crate::format::superblock::{self, Superblock, state};
 use crate::fs::Fs;
 use crate::ids::FsBlock;
@@ -76,9 +76,14 @@ impl Fs {
     /// In use: the journal must be recovered, or without one the file system is not clean.
     pub(crate) fn write_active_superblock(&self) -> Result<()> {
         let has_journal = self.geo.features.has_compat(compat::HAS_JOURNAL);
+        let has_orphan_file = self.geo.features.has_compat(compat::ORPHAN_FILE);
         let count = !self.superblock.counted.swap(true, Ordering::Relaxed);
         let now = self.now();
         self.superblock.patch(&|sb| {
+            if has_orphan_file {
+                let bits = sb.features().ro_compat | ro_compat::ORPHAN_PRESENT;
+                sb.set_feature_ro_compat(bits);
+            }
             if has_journal {
                 sb.set_feature_incompat(sb.features().incompat | incompat::RECOVER);
             } else {
@@ -97,8 +102,13 @@ impl Fs {
         let counts = self.alloc.counts();
         let now = self.now();
         let was_valid = self.superblock.was_valid;
+        let no_orphans = self.orphans.is_empty();
         self.superblock.patch(&|sb| {
             sb.set_feature_incompat(sb.features().incompat & !incompat::RECOVER);
+            if no_orphans {
+                let bits = sb.features().ro_compat & !ro_compat::ORPHAN_PRESENT;
+                sb.set_feature_ro_compat(bits);
+            }
             sb.set_s_free_blocks_count(counts.free_blocks);
             sb.set_s_free_inodes_count(u32::try_from(counts.free_inodes).unwrap_or(u32::MAX));
             if was_valid {

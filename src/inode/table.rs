@@ -1,14 +1,27 @@
-//! stub
-use crate::alloc::PreallocTree;
+//! The in-memory inodes: found by number, loaded on demand, dropped when nobody refers to them.
+//!
+//! Source: the design's inode cache.
+//! Invariants: there is at most one `Node` of an inode that anybody can find; one thread loads it while others wait; a dropped
+//! one loses nothing, since the on-disk inode is whole at the end of every handle.
+
+use crate::alloc::{Allocator, PreallocTree};
 use crate::error::Result;
 use crate::format::inode::Inode;
-use crate::ids::InodeNumber;
+use crate::ids::{InodeNumber, Tid};
 use crate::inode::InodeStore;
-use crate::memory::Memory;
-use crate::sync::{Mutex, RwLock};
+use crate::memory::{Charge, Class, Memory};
+use crate::sync::{Condvar, Mutex, Rank, RwLock};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub type NodeRef = Arc<Node>;
+
+const SHARDS: usize = 32;
+/// Nodes beyond which unreferenced ones of a shard are dropped.
+const SHARD_LIMIT: usize = 2048;
+/// What a node costs: itself, its place in the table, the heap's rounding.
+const NODE_BYTES: usize = size_of::<Node>() + 96;
 
 /// An inode in memory.
 pub struct Node {
@@ -19,40 +32,172 @@ pub struct Node {
     pub core: RwLock<Inode>,
     /// Rank `Prealloc`.
     pub prealloc: Mutex<PreallocTree>,
+    /// File data I/O in flight.
+    in_flight: Mutex<u32>,
+    drained: Condvar,
+    /// The transaction that last changed the inode, plus one bit that says that there is one.
+    last_change: AtomicU64,
+    _charge: Charge,
 }
+
+const CHANGED: u64 = 1 << 32;
 
 impl Node {
+    fn new(ino: InodeNumber, inode: Inode, memory: &Arc<Memory>) -> NodeRef {
+        Arc::new(Self {
+            ino,
+            lock: RwLock::new(Rank::Inode, ()),
+            core: RwLock::new(Rank::Map, inode),
+            prealloc: Mutex::new(Rank::Prealloc, PreallocTree::default()),
+            in_flight: Mutex::new(Rank::Leaf, 0),
+            drained: Condvar::new(),
+            last_change: AtomicU64::new(0),
+            _charge: memory.charge(Class::Inode, NODE_BYTES),
+        })
+    }
+
     /// Counts one piece of file data I/O in flight; ends when the guard is dropped. Taken under the map lock.
     pub fn begin_io(self: &Arc<Self>) -> IoInFlight {
-        todo!()
+        *self.in_flight.lock() += 1;
+        IoInFlight(Arc::clone(self))
     }
+
     /// Waits until no I/O is in flight. Holds the inode lock, no handle.
     pub fn drain(&self) {
-        todo!()
+        let mut in_flight = self.in_flight.lock();
+        while *in_flight > 0 {
+            self.drained.wait(&mut in_flight);
+        }
+    }
+
+    /// The inode was changed in this transaction.
+    pub fn changed_in(&self, tid: Tid) {
+        self.last_change.store(CHANGED | u64::from(tid.get()), Ordering::Release);
+    }
+
+    /// The transaction that last changed the inode since it was loaded.
+    pub fn last_change(&self) -> Option<Tid> {
+        let value = self.last_change.load(Ordering::Acquire);
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        (value & CHANGED != 0).then(|| Tid::new(u32::from_le_bytes([a, b, c, d])))
     }
 }
-/// One I/O in flight.
-pub struct IoInFlight {}
 
-pub struct InodeTable {}
-impl InodeTable {
-    pub fn new(store: Arc<InodeStore>, memory: Arc<Memory>) -> Self {
-        let _ = (store, memory);
-        todo!()
+/// One I/O in flight.
+pub struct IoInFlight(NodeRef);
+
+impl Drop for IoInFlight {
+    fn drop(&mut self) {
+        let mut in_flight = self.0.in_flight.lock();
+        *in_flight = in_flight.saturating_sub(1);
+        if *in_flight == 0 {
+            self.0.drained.notify_all();
+        }
     }
+}
+
+#[derive(Default)]
+struct Shard {
+    nodes: HashMap<InodeNumber, NodeRef>,
+    loading: HashSet<InodeNumber>,
+    /// Size below which no further sweep is tried.
+    next_sweep: usize,
+}
+
+pub struct InodeTable {
+    store: Arc<InodeStore>,
+    memory: Arc<Memory>,
+    alloc: Arc<Allocator>,
+    shards: Vec<(Mutex<Shard>, Condvar)>,
+}
+
+impl InodeTable {
+    pub fn new(store: Arc<InodeStore>, memory: Arc<Memory>, alloc: Arc<Allocator>) -> Self {
+        let shards = (0..SHARDS)
+            .map(|_| (Mutex::new(Rank::Shard, Shard::default()), Condvar::new()))
+            .collect();
+        Self { store, memory, alloc, shards }
+    }
+
     /// The in-memory inode, loaded on demand. No handle may be open. Stale when it is free on disk.
     pub fn get(&self, ino: InodeNumber) -> Result<NodeRef> {
-        let _ = ino;
-        todo!()
+        let (mutex, loaded) = self.slot(ino);
+        {
+            let mut shard = mutex.lock();
+            loop {
+                if let Some(node) = shard.nodes.get(&ino) {
+                    return Ok(Arc::clone(node));
+                }
+                if shard.loading.insert(ino) {
+                    break;
+                }
+                loaded.wait(&mut shard);
+            }
+        }
+        let read = self.store.read(ino);
+        let mut victims = Vec::new();
+        let result = {
+            let mut shard = mutex.lock();
+            shard.loading.remove(&ino);
+            loaded.notify_all();
+            read.map(|inode| {
+                let node = Node::new(ino, inode, &self.memory);
+                sweep(&mut shard, &mut victims);
+                Arc::clone(shard.nodes.entry(ino).or_insert(node))
+            })
+        };
+        self.release(victims);
+        result
     }
+
+    /// The in-memory inode, if it is in memory.
+    pub fn peek(&self, ino: InodeNumber) -> Option<NodeRef> {
+        self.slot(ino).0.lock().nodes.get(&ino).map(Arc::clone)
+    }
+
     /// Puts a just created inode into the table.
     pub fn insert(&self, ino: InodeNumber, inode: Inode) -> NodeRef {
-        let _ = (ino, inode);
-        todo!()
+        let node = Node::new(ino, inode, &self.memory);
+        let mut victims = Vec::new();
+        {
+            let mut shard = self.slot(ino).0.lock();
+            sweep(&mut shard, &mut victims);
+            shard.nodes.insert(ino, Arc::clone(&node));
+        }
+        self.release(victims);
+        node
     }
+
     /// Drops the in-memory inode (after it was freed).
     pub fn remove(&self, ino: InodeNumber) {
-        let _ = ino;
-        todo!()
+        self.slot(ino).0.lock().nodes.remove(&ino);
     }
+
+    /// Nodes that nobody refers to any more hold at most preallocations.
+    fn release(&self, victims: Vec<NodeRef>) {
+        for node in victims {
+            self.alloc.discard_preallocations(&node.prealloc);
+        }
+    }
+
+    fn slot(&self, ino: InodeNumber) -> &(Mutex<Shard>, Condvar) {
+        &self.shards[ino.get() as usize % SHARDS]
+    }
+}
+
+/// Takes unreferenced nodes out of a shard that has grown too large.
+fn sweep(shard: &mut Shard, victims: &mut Vec<NodeRef>) {
+    if shard.nodes.len() < SHARD_LIMIT.max(shard.next_sweep) {
+        return;
+    }
+    let unused: Vec<InodeNumber> = shard
+        .nodes
+        .iter()
+        .filter(|(_, node)| Arc::strong_count(node) == 1)
+        .map(|(ino, _)| *ino)
+        .take(SHARD_LIMIT / 2)
+        .collect();
+    victims.extend(unused.iter().filter_map(|ino| shard.nodes.remove(ino)));
+    // What is in use now will mostly still be in use at the next call.
+    shard.next_sweep = shard.nodes.len() + SHARD_LIMIT / 4;
 }
