@@ -44,6 +44,21 @@ pub enum FileType {
 }
 
 impl FileType {
+    /// From an inode's mode.
+    pub fn of_mode(mode: u16) -> Self {
+        use crate::format::inode::mode as m;
+        match mode & m::FMT {
+            m::REG => Self::Regular,
+            m::DIR => Self::Directory,
+            m::CHR => Self::CharDevice,
+            m::BLK => Self::BlockDevice,
+            m::FIFO => Self::Fifo,
+            m::SOCK => Self::Socket,
+            m::LNK => Self::Symlink,
+            _ => Self::Unknown,
+        }
+    }
+
     /// From a directory entry; what is not known is `Unknown`.
     pub fn from_raw(raw: u8) -> Self {
         match raw {

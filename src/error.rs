@@ -106,6 +106,12 @@ pub enum CorruptKind {
     Ownership { what: Structure },
 }
 
+impl CorruptKind {
+    pub fn is_checksum(&self) -> bool {
+        matches!(self, Self::Checksum { .. })
+    }
+}
+
 /// The structure that a corruption was found in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Structure {

@@ -34,14 +34,14 @@ impl BlockCache {
         let shards = (0..SHARDS)
             .map(|_| (Mutex::new(Rank::Shard, Shard::default()), Condvar::new()))
             .collect();
-        let cache = Arc::new(Self {
+        let cache = Arc::new_cyclic(|cache| Self {
             device,
             geo,
             memory,
             shards,
+            shrinker: Arc::new(CleanBuffers(Weak::clone(cache))),
         });
-        let shrinker: Arc<dyn Shrinker> = Arc::new(CleanBuffers(Arc::downgrade(&cache)));
-        cache.memory.register(shrinker);
+        cache.memory.register(Arc::clone(&cache.shrinker));
         cache
     }
 

@@ -7,16 +7,18 @@ use crate::alloc::{Allocator, Settings};
 use crate::cache::BlockCache;
 use crate::clock::{Clock, SystemClock};
 use crate::device::Device;
-use crate::dir::Directories;
+use crate::dir::{Directories, InlineSource};
 use crate::error::{Error, Incompatible, Posix, Result};
 use crate::file::Files;
 use crate::format::features::{self, compat, incompat};
 use crate::format::geometry::Geometry;
 use crate::format::superblock::{Superblock, state};
+use crate::format::inode::Inode;
 use crate::fs::known::Known;
 use crate::fs::reap::Reaper;
 use crate::fs::super_state::{self, SuperblockState};
 use crate::fs::{ErrorPolicy, Fs, Options};
+use crate::ids::InodeNumber;
 use crate::inode::orphan::Orphans;
 use crate::inode::{InodeStore, InodeTable};
 use crate::journal::log::Log;
@@ -91,7 +93,7 @@ impl Fs {
         Ok(())
     }
 
-    fn finish_orphan(&self, ino: crate::ids::InodeNumber) -> Result<()> {
+    fn finish_orphan(&self, ino: InodeNumber) -> Result<()> {
         let mut token = self.memory.admit(crate::fs::need::REAP);
         let node = match self.table.get(ino) {
             Err(error) if error.is_posix(Posix::Stale) => {
@@ -217,9 +219,7 @@ fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<
     ));
     let inline = Arc::clone(&xattrs);
     let dirs = Directories::new(Arc::clone(&cache), Arc::clone(&map), Arc::clone(&alloc))
-        .with_inline(Box::new(move |ino, inode| {
-            inline.inline_data(ino, inode).map(Option::unwrap_or_default)
-        }));
+        .with_inline(Arc::new(SystemData(inline)));
     let table = InodeTable::new(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&alloc));
     let files = Files {
         device: Arc::clone(&device),
@@ -267,6 +267,16 @@ fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<
     });
     fs.journal.set_activation(Arc::new(Activate(Arc::downgrade(&fs))));
     Ok(fs)
+}
+
+/// Where directories in their inode find the rest of their entries.
+struct SystemData(Arc<Xattrs>);
+
+impl InlineSource for SystemData {
+    fn system_data(&self, ino: InodeNumber, inode: &Inode) -> Result<Vec<u8>> {
+        let mut all = self.0.inline_data(ino, inode)?.unwrap_or_default();
+        Ok(all.split_off(inode.block.len().min(all.len())))
+    }
 }
 
 /// Marks the file system in use before the first commit.

@@ -58,9 +58,10 @@ impl Fs {
         self.check_writable()?;
         let mut token = self.memory.admit(need::RENAME);
         let _rename = self.rename_lock.lock();
-        let from = End { dir: self.directory(parent)?, name };
-        let to = End { dir: self.directory(new_parent)?, name: new_name };
-        let _parents = self.lock_parents(&from.dir, &to.dir)?;
+        let (from_dir, to_dir) = (self.directory(parent)?, self.directory(new_parent)?);
+        let _parents = self.lock_parents(&from_dir, &to_dir)?;
+        let from = End { dir: NodeRef::clone(&from_dir), name };
+        let to = End { dir: NodeRef::clone(&to_dir), name: new_name };
         let source = self.find(&from)?.ok_or(Error::Posix(Posix::NoEnt))?;
         let target = self.find(&to)?;
         if let Some(target) = &target
