@@ -52,6 +52,13 @@ impl Map {
         Self { cache, alloc }
     }
 
+    /// Makes the map of a new inode an empty extent tree.
+    pub fn init_root(&self, inode: &mut Inode) {
+        inode.flags |= crate::format::inode::flag::EXTENTS;
+        inode.block = [0; 60];
+        crate::format::extent::init(&mut inode.block, 0);
+    }
+
     /// A run from `at` with one mapping and contiguous blocks, at least 1 and at most `max_len` long. It ends
     /// early only where the leaf or indirect block that holds it ends. Beyond the last extent it is a hole.
     pub fn lookup(
