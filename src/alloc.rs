@@ -153,12 +153,17 @@ impl Allocator {
         self.groups.geo.first_block(self.groups.inode_group(ino))
     }
 
+    /// Names runs that belong to the file system's own files (the journal): no file may claim or free them. Once.
+    pub fn protect(&self, runs: &[(FsBlock, u32)]) {
+        let _ = self.groups.protected.set(zones::SystemZones::of_runs(runs));
+    }
+
     /// Whether a run lies on the volume, outside of all metadata that mkfs laid down.
     pub fn is_data_run(&self, start: FsBlock, len: u32) -> bool {
         let end = start.get().checked_add(u64::from(len));
         start.get() >= u64::from(self.groups.geo.first_data_block)
             && end.is_some_and(|end| end <= self.groups.geo.blocks_count)
-            && !self.groups.zones.overlaps(start.get(), u64::from(len))
+            && !self.groups.touches_metadata(start.get(), len)
     }
 
     pub fn counts(&self) -> Counts {

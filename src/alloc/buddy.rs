@@ -23,7 +23,6 @@ pub(super) struct Buddy<S = Frame> {
     size: u32,
     /// Free chunks of each order, those inside of larger ones included.
     count: [u32; ORDERS],
-    fragments: u32,
 }
 
 /// Runs that must be free in the bitmap are not: the ownership sets overlap.
@@ -58,23 +57,16 @@ impl<S: Deref<Target = [u8]> + DerefMut> Buddy<S> {
             capacity,
             size,
             count: [0; ORDERS],
-            fragments: 0,
         };
         buddy.count[0] = bits::count(&buddy.free, size);
         for order in 1..=buddy.max_order() {
             buddy.derive(order);
         }
-        buddy.fragments = buddy.runs(0, size).count() as u32;
         Ok(buddy)
     }
 
     pub(super) fn free_blocks(&self) -> u32 {
         self.count[0]
-    }
-
-    /// Maximal free runs.
-    pub(super) fn fragments(&self) -> u32 {
-        self.fragments
     }
 
     /// The order of the largest free aligned chunk.
@@ -142,7 +134,6 @@ impl<S: Deref<Target = [u8]> + DerefMut> Buddy<S> {
             return false;
         }
         self.set(start, len, false);
-        self.fragments = self.fragments + self.free_neighbours(start, len) - 1;
         true
     }
 
@@ -152,19 +143,12 @@ impl<S: Deref<Target = [u8]> + DerefMut> Buddy<S> {
         if start.saturating_add(len) > self.size || !bits::all(&self.free, start, len, false) {
             return false;
         }
-        self.fragments = self.fragments + 1 - self.free_neighbours(start, len);
         self.set(start, len, true);
         true
     }
 
     fn max_order(&self) -> u32 {
         self.capacity.ilog2()
-    }
-
-    fn free_neighbours(&self, start: u32, len: u32) -> u32 {
-        let left = start > 0 && bits::get(&self.free, start - 1);
-        let right = start + len < self.size && bits::get(&self.free, start + len);
-        u32::from(left) + u32::from(right)
     }
 
     /// The map that holds an order, and the bit at which it begins there.
@@ -275,10 +259,6 @@ pub(super) mod tests {
             buddy.free_blocks() as usize,
             used.iter().filter(|u| !**u).count()
         );
-        let starts = (0..size)
-            .filter(|&b| free(b) && (b == 0 || !free(b - 1)))
-            .count();
-        assert_eq!(buddy.fragments() as usize, starts);
         let mut largest = None;
         for order in 0..=buddy.max_order() {
             let step = 1u32 << order;

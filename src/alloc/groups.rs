@@ -19,8 +19,8 @@ use crate::memory::shrinker::Shrinker;
 use crate::memory::{Charge, Class, Memory};
 use crate::sync::{Mutex, MutexGuard, Rank};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 const SHARDS: usize = 16;
 /// What a group costs beside its runs.
@@ -39,6 +39,23 @@ impl Group {
 
     pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, GroupState>> {
         self.state.try_lock()
+    }
+}
+
+/// The two bitmaps of a group.
+#[derive(Clone, Copy)]
+pub(super) enum Bitmap {
+    Blocks,
+    Inodes,
+}
+
+impl Bitmap {
+    /// Where it lies, and the flag that says it was never written.
+    fn of(self, desc: &GroupDesc) -> (FsBlock, u16) {
+        match self {
+            Self::Blocks => (desc.block_bitmap, flag::BLOCK_UNINIT),
+            Self::Inodes => (desc.inode_bitmap, flag::INODE_UNINIT),
+        }
     }
 }
 
@@ -70,6 +87,8 @@ pub(super) struct Groups {
     pub(super) memory: Arc<Memory>,
     pub(super) geo: Arc<Geometry>,
     pub(super) zones: SystemZones,
+    /// The journal's blocks and the like: in use like a file's, but never freed.
+    pub(super) protected: OnceLock<SystemZones>,
     pub(super) index: GroupIndexes,
     pub(super) totals: Totals,
     /// By group: for placing inodes without reading descriptors.
@@ -99,6 +118,7 @@ impl Groups {
             cache,
             geo,
             zones: summary.zones,
+            protected: OnceLock::new(),
             index: summary.index,
             totals: summary.totals,
             free_inodes: summary.free_inodes,
@@ -194,14 +214,27 @@ impl Groups {
         desc.flags & flag != 0 && self.geo.features.group_csum()
     }
 
-    /// The buffer of a bitmap, to be written: an uninitialised one is not read from disk.
-    pub(super) fn bitmap_for_write(&self, block: FsBlock, uninit: bool) -> Result<BufferRef> {
-        if !uninit {
-            return self.cache.read(block, BlockKind::Plain);
+    /// The buffer of a group's bitmap, to be written: an uninitialised one is not read from disk.
+    pub(super) fn bitmap_for_write(&self, index: GroupIndex, which: Bitmap) -> Result<BufferRef> {
+        let (buffer, desc) = self.descriptor(index)?;
+        let (block, flag) = which.of(&desc);
+        if self.is_uninit(&desc, flag) {
+            let _fresh = self.fresh.lock();
+            // Whoever initialised it meanwhile has put it into the cache, perhaps even written it home.
+            let desc = self.parse(&buffer.snapshot(), index)?;
+            if self.is_uninit(&desc, flag) {
+                let cached = self.cache.cached(block);
+                return Ok(cached.unwrap_or_else(|| self.cache.fresh(block, BlockKind::Plain)));
+            }
         }
-        let _fresh = self.fresh.lock();
-        let cached = self.cache.cached(block);
-        Ok(cached.unwrap_or_else(|| self.cache.fresh(block, BlockKind::Plain)))
+        self.cache.read(block, BlockKind::Plain)
+    }
+
+    /// Whether a run touches the file system's own blocks.
+    pub(super) fn touches_metadata(&self, start: u64, len: u32) -> bool {
+        let len = u64::from(len);
+        let protected = self.protected.get();
+        self.zones.overlaps(start, len) || protected.is_some_and(|zones| zones.overlaps(start, len))
     }
 
     /// Checks a block bitmap against its descriptor. The caller holds the group's lock or both buffers.

@@ -5,9 +5,8 @@
 //! `itable_unused` covers only inodes that were never used; `free_inodes` of a group is its claims' counter.
 
 use super::bits;
-use super::groups::{Groups, add, sub};
+use super::groups::{Bitmap, Groups, add, sub};
 use super::owner::GroupState;
-use crate::cache::BufferRef;
 use crate::error::{CorruptKind, Error, Location, Posix, Result, Structure};
 use crate::format::checksum::{self, BlockKind};
 use crate::format::group::{GroupDesc, flag};
@@ -135,9 +134,11 @@ impl Groups {
     ) -> Result<R> {
         let group = self.get(index)?;
         let (desc_buffer, desc) = self.descriptor(index)?;
-        let inode_buffer =
-            self.bitmap_for_write(desc.inode_bitmap, self.is_uninit(&desc, flag::INODE_UNINIT))?;
-        let block_buffer = self.uninit_block_bitmap(&desc, init)?;
+        let inode_buffer = self.bitmap_for_write(index, Bitmap::Inodes)?;
+        let wants_blocks = init && self.is_uninit(&desc, flag::BLOCK_UNINIT);
+        let block_buffer = wants_blocks
+            .then(|| self.bitmap_for_write(index, Bitmap::Blocks))
+            .transpose()?;
         let mut bitmap = handle.write(&inode_buffer)?;
         let mut blocks = block_buffer
             .as_ref()
@@ -165,13 +166,6 @@ impl Groups {
         self.store(&mut descs, index, &desc);
         drop(descs);
         Ok(result)
-    }
-
-    fn uninit_block_bitmap(&self, desc: &GroupDesc, init: bool) -> Result<Option<BufferRef>> {
-        if !init || !self.is_uninit(desc, flag::BLOCK_UNINIT) {
-            return Ok(None);
-        }
-        self.bitmap_for_write(desc.block_bitmap, true).map(Some)
     }
 
     /// Verifies the bitmap, or writes it for the first time.

@@ -5,7 +5,7 @@
 //! the new bytes are published inside of it; write access is taken before the group's lock, bitmap first.
 
 use super::bits;
-use super::groups::{Groups, add, sub};
+use super::groups::{Bitmap, Groups, add, sub};
 use super::owner::GroupState;
 use super::reserved::Reserved;
 use crate::cache::BufferWrite;
@@ -57,7 +57,7 @@ impl Groups {
         let end = start.get().checked_add(u64::from(len));
         let inside = start.get() >= u64::from(self.geo.first_data_block)
             && end.is_some_and(|end| end <= self.geo.blocks_count);
-        if len == 0 || !inside || self.zones.overlaps(start.get(), u64::from(len)) {
+        if len == 0 || !inside || self.touches_metadata(start.get(), len) {
             let kind = CorruptKind::BlockRange {
                 what: Structure::BlockBitmap,
                 block: start.get(),
@@ -81,9 +81,8 @@ impl Groups {
     /// Whether all blocks of a run are in B, before anything is changed.
     fn check_free(&self, index: GroupIndex, bit: u32, len: u32) -> Result<()> {
         let group = self.get(index)?;
-        let (buffer, desc) = self.descriptor(index)?;
-        let uninit = self.is_uninit(&desc, flag::BLOCK_UNINIT);
-        let bitmap = self.bitmap_for_write(desc.block_bitmap, uninit)?;
+        let (buffer, _) = self.descriptor(index)?;
+        let bitmap = self.bitmap_for_write(index, Bitmap::Blocks)?;
         let state = group.lock();
         if state.corrupt {
             return Ok(());
@@ -136,9 +135,8 @@ impl Groups {
         change: impl FnOnce(&mut [u8], &mut GroupDesc, &mut GroupState) -> Result<R>,
     ) -> Result<R> {
         let group = self.get(index)?;
-        let (desc_buffer, desc) = self.descriptor(index)?;
-        let uninit = self.is_uninit(&desc, flag::BLOCK_UNINIT);
-        let bitmap_buffer = self.bitmap_for_write(desc.block_bitmap, uninit)?;
+        let (desc_buffer, _) = self.descriptor(index)?;
+        let bitmap_buffer = self.bitmap_for_write(index, Bitmap::Blocks)?;
         let mut bitmap = handle.write(&bitmap_buffer)?;
         let mut descs = handle.write(&desc_buffer)?;
         let mut state = group.lock();

@@ -3,7 +3,7 @@
 //! Source: the design's section on block ownership: its judge and its canaries.
 
 use super::buddy::tests::Rng;
-use super::groups::add;
+use super::groups::{Bitmap, add};
 use super::search::Found;
 use super::volume::Volume;
 use super::{PreallocTree, Request, Reserved, Settings};
@@ -11,7 +11,7 @@ use crate::error::{Error, Posix};
 use crate::ids::{BlockInGroup, FileBlock, FsBlock, GroupIndex, InodeNumber};
 use crate::sync::{Mutex, Rank};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const FILES: usize = 4;
 
@@ -382,8 +382,7 @@ fn a_wrong_bitmap_takes_its_group_out_of_use() {
         .with_handle(2, |handle| volume.alloc.mark(handle, run, 1))
         .unwrap();
     volume.alloc.drop_buddy(index);
-    let (_, desc) = groups.descriptor(index).unwrap();
-    let bitmap = groups.bitmap_for_write(desc.block_bitmap, false).unwrap();
+    let bitmap = groups.bitmap_for_write(index, Bitmap::Blocks).unwrap();
     volume.with_handle(1, |handle| {
         let mut bytes = handle.write(&bitmap).unwrap();
         super::bits::put(&mut bytes, 5000, true);
@@ -543,4 +542,103 @@ fn fixed_metadata_is_no_data() {
         assert_eq!(volume.alloc.is_data_run(last, 2), data_follows);
     }
     assert!(!volume.alloc.is_data_run(FsBlock::new(u64::MAX), 1));
+}
+
+#[test]
+fn protected_runs_are_neither_data_nor_freed() {
+    let volume = Volume::make("16M", &["-t", "ext4", "-b", "1024"]);
+    let run = volume.alloc.reserve(&request(9000, 8), None).unwrap();
+    let start = run.start();
+    volume
+        .with_handle(2, |handle| volume.alloc.mark(handle, run, 8))
+        .unwrap();
+    assert!(volume.alloc.is_data_run(start, 8));
+    volume.alloc.protect(&[(FsBlock::new(start.get() + 2), 3)]);
+    assert!(volume.alloc.is_data_run(start, 2) && !volume.alloc.is_data_run(start, 8));
+    let refused = volume.with_handle(2, |handle| volume.alloc.free(handle, start, 8));
+    assert!(matches!(refused, Err(Error::Corrupt { .. })));
+}
+
+/// Writers, a committer, a discarder and somebody who drops buddies, all at once.
+#[test]
+fn threads_never_share_a_block() {
+    let volume = Volume::make("48M", &["-t", "ext4", "-b", "1024", "-J", "size=2"]);
+    let before = volume.audit();
+    let owner: Vec<AtomicBool> = before.iter().map(|_| AtomicBool::new(false)).collect();
+    let first = u64::from(volume.geo().first_data_block);
+    let claim = |start: FsBlock, len: u32, value: bool| {
+        for block in start.get()..start.get() + u64::from(len) {
+            let old = owner[(block - first) as usize].swap(value, Ordering::SeqCst);
+            assert_ne!(old, value, "block {block}");
+        }
+    };
+    let write = |seed: u64| {
+        let mut rng = Rng(seed);
+        let tree = Mutex::new(Rank::Prealloc, PreallocTree::default());
+        let (mut mine, mut end) = (Vec::new(), 0u32);
+        for _ in 0..400 {
+            let wanted = Request {
+                logical: (rng.below(2) == 0).then(|| FileBlock::new(end)),
+                file_blocks: u64::from(end) + 100,
+                ..request(u64::from(rng.below(48 << 10)), 1 + rng.below(100))
+            };
+            let Ok(run) = volume.alloc.reserve(&wanted, Some(&tree)) else {
+                continue;
+            };
+            let (start, len) = (run.start(), run.len());
+            claim(start, len, true);
+            end += len;
+            if rng.below(8) == 0 {
+                claim(start, len, false);
+                drop(run);
+                continue;
+            }
+            volume
+                .with_handle(2, |handle| volume.alloc.mark(handle, run, len))
+                .unwrap();
+            mine.push((start, len));
+            if rng.below(3) > 0 {
+                let (start, len) = mine.swap_remove(rng.below(mine.len() as u32) as usize);
+                claim(start, len, false);
+                volume
+                    .with_handle(4, |handle| volume.alloc.free(handle, start, len))
+                    .unwrap();
+            }
+        }
+        for (start, len) in mine {
+            claim(start, len, false);
+            volume
+                .with_handle(4, |handle| volume.alloc.free(handle, start, len))
+                .unwrap();
+        }
+        volume.alloc.discard_preallocations(&tree);
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut rng = Rng(9);
+            while !done.load(Ordering::Relaxed) {
+                match rng.below(4) {
+                    0 => volume.journal.commit_running().unwrap(),
+                    1 => drop(volume.alloc.discard_all()),
+                    _ => volume.drop_buddies(),
+                }
+                std::thread::yield_now();
+            }
+        });
+        let writers: Vec<_> = (1..4)
+            .map(|seed| {
+                scope.spawn({
+                    let write = &write;
+                    move || write(seed)
+                })
+            })
+            .collect();
+        let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(ended.iter().all(Result::is_ok));
+    });
+    volume.journal.commit_running().unwrap();
+    assert_eq!(volume.audit(), before);
+    volume.judge();
 }

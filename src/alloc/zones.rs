@@ -24,6 +24,16 @@ impl SystemZones {
         self.add(desc.inode_table.get(), u64::from(geo.itable_blocks));
     }
 
+    /// Zones of runs that belong to the file system's own files.
+    pub(super) fn of_runs(runs: &[(FsBlock, u32)]) -> Self {
+        let mut zones = Self::default();
+        for &(start, len) in runs {
+            zones.add(start.get(), u64::from(len));
+        }
+        zones.finish();
+        zones
+    }
+
     fn add(&mut self, start: u64, len: u64) {
         if len == 0 {
             return;
@@ -100,10 +110,6 @@ impl SystemZones {
                 .in_group(geo, group)
                 .all(|(start, len)| bits::all(bitmap, start, len, true))
     }
-
-    pub(super) fn contains(&self, block: FsBlock) -> bool {
-        self.overlaps(block.get(), 1)
-    }
 }
 
 #[cfg(test)]
@@ -128,6 +134,5 @@ mod tests {
         assert_eq!(zones.zones, [(0, 4), (50, 55), (100, 115)]);
         assert!(zones.overlaps(3, 1) && zones.overlaps(40, 11) && zones.overlaps(114, 9));
         assert!(!zones.overlaps(4, 46) && !zones.overlaps(55, 45) && !zones.overlaps(115, 1000));
-        assert!(zones.contains(FsBlock::new(54)) && !zones.contains(FsBlock::new(55)));
     }
 }
