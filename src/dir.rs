@@ -136,6 +136,8 @@ impl Directories {
         check_name(name)?;
         refuse_inline(dir)?;
         if !is_indexed(self.geo(), dir) {
+            // An index that nobody may use any more is overwritten.
+            dir.flags &= !flag::INDEX;
             return linear::insert(self, handle, ino, dir, name, entry);
         }
         match split::insert(self, handle, ino, dir, name, entry) {

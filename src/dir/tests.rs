@@ -20,6 +20,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod judged;
+
 /// A mounted image without a journal, with an empty directory "d" and a file "f".
 struct Volume {
     directory: tempfile::TempDir,
@@ -61,6 +63,10 @@ impl Volume {
             .arg(format!("hash_alg={hash}"))
             .arg(&image));
         Self::open(directory)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.directory.path().join("image")
     }
 
     fn open(directory: tempfile::TempDir) -> Self {
