@@ -1,16 +1,16 @@
 //! Replaying the journal and marking the file system as not needing it.
 //!
 //! Source: the kernel's ext4 documentation, "Journal (jbd2)", `needs_recovery` and `s_errno`.
-//! Invariants: nothing is written when the log is empty; the superblock is read again after the replay, because
-//! it may have been one of the replayed blocks.
+//! Invariants: nothing is written when there is nothing to replay; the superblock is read again after the replay,
+//! because it may have been one of the replayed blocks; orphans are left to the next mount or full check.
 
 use std::path::Path;
 use uext4::device::Device;
 use uext4::device::file::{Access, FileDevice};
 use uext4::error::Result;
-use uext4::format::checksum::crc32c;
-use uext4::format::features::{compat, incompat};
-use uext4::format::raw::{le16, le32, put_le16, put_le32};
+use uext4::format::features::{compat, gate, incompat};
+use uext4::format::geometry::Geometry;
+use uext4::format::group::GroupDesc;
 use uext4::format::superblock::{OFFSET, SIZE, Superblock, state};
 use uext4::journal::recover::{self, LogMap};
 
@@ -35,15 +35,15 @@ pub fn replay(path: &Path) -> Result<Outcome, String> {
 }
 
 fn replay_device(device: &dyn Device) -> Result<Outcome> {
-    let superblock = Superblock::parse(&read(device)?)?;
+    let superblock = read_superblock(device)?;
+    gate(superblock.features())?;
     let geo = superblock.geometry(device.len())?;
     if !geo.features.has_compat(compat::HAS_JOURNAL) {
         return Ok(Outcome::Clean);
     }
     let log = LogMap::read(device, &geo)?;
     let recovery = recover::recover(device, &geo, &log)?;
-    let marked = geo.features.has_incompat(incompat::RECOVER);
-    if !recovery.replayed && !marked {
+    if !recovery.replayed && !geo.features.has_incompat(incompat::RECOVER) {
         return Ok(Outcome::Clean);
     }
     finish(device, recovery.errno != 0)?;
@@ -53,26 +53,42 @@ fn replay_device(device: &dyn Device) -> Result<Outcome> {
     })
 }
 
-/// Clears `needs_recovery`; a journal that was aborted leaves its mark in the file system's state.
+/// Clears `needs_recovery` and sums the free counts, which the kernel does not journal; a journal that was aborted
+/// leaves its mark in the file system's state.
 fn finish(device: &dyn Device, aborted: bool) -> Result<()> {
-    let mut bytes = read(device)?;
-    let geo = Superblock::parse(&bytes)?.geometry(device.len())?;
-    let incompat = le32(&bytes, 0x60) & !incompat::RECOVER;
-    put_le32(&mut bytes, 0x60, incompat);
+    let mut superblock = read_superblock(device)?;
+    let geo = superblock.geometry(device.len())?;
+    let (clusters, inodes) = free_counts(device, &geo)?;
+    superblock.set_s_free_blocks_count(clusters << geo.cluster_ratio_bits);
+    superblock.set_s_free_inodes_count(inodes);
+    superblock.set_feature_incompat(superblock.features().incompat & !incompat::RECOVER);
     if aborted {
-        let state = le16(&bytes, 0x3a) | state::ERROR_FS;
-        put_le16(&mut bytes, 0x3a, state);
+        superblock.set_s_state(superblock.s_state() | state::ERROR_FS);
     }
-    if geo.features.metadata_csum() {
-        let checksum = crc32c(!0, &bytes[..SIZE - 4]);
-        put_le32(&mut bytes, SIZE - 4, checksum);
-    }
-    device.write_at(OFFSET, &bytes)?;
+    device.write_at(OFFSET, &superblock.to_bytes())?;
     device.sync()
 }
 
-fn read(device: &dyn Device) -> Result<[u8; SIZE]> {
+fn read_superblock(device: &dyn Device) -> Result<Superblock> {
     let mut bytes = [0; SIZE];
     device.read_at(OFFSET, &mut bytes)?;
-    Ok(bytes)
+    Superblock::parse(&bytes)
+}
+
+/// Free clusters and free inodes by the group descriptors.
+fn free_counts(device: &dyn Device, geo: &Geometry) -> Result<(u64, u32)> {
+    let (mut clusters, mut inodes) = (0u64, 0u32);
+    let mut block = vec![0; geo.block_size as usize];
+    let mut loaded = None;
+    for group in geo.groups() {
+        let (place, offset) = geo.desc_location(group);
+        if loaded != Some(place) {
+            device.read_at(place.get() * u64::from(geo.block_size), &mut block)?;
+            loaded = Some(place);
+        }
+        let desc = GroupDesc::parse(block.get(offset..).unwrap_or(&[]), geo, group)?;
+        clusters += u64::from(desc.free_blocks);
+        inodes = inodes.saturating_add(desc.free_inodes);
+    }
+    Ok((clusters, inodes))
 }

@@ -114,3 +114,25 @@ fn an_image_in_use_or_broken_is_exit_8() {
         Some(8)
     );
 }
+
+#[test]
+fn what_the_kernel_left_behind_is_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path());
+    let mount = dir.path().join("mount");
+    let copy = dir.path().join("copy");
+    std::fs::create_dir(&mount).unwrap();
+    succeed("mount", &["-o", "loop", text(&image), text(&mount)]);
+    for index in 0..100 {
+        std::fs::write(mount.join(format!("file {index}")), vec![b'y'; 100 * index]).unwrap();
+    }
+    succeed("sync", &["-f", text(&mount)]);
+    std::fs::copy(&image, &copy).unwrap();
+    succeed("umount", &[text(&mount)]);
+    assert!(needs_recovery(&copy));
+    let output = fsck(&["-E", "journal_only"], &copy);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    succeed("e2fsck", &["-fn", text(&copy)]);
+    let names = succeed("debugfs", &["-R", "ls -p /", text(&copy)]);
+    assert_eq!(names.matches("/file ").count(), 100);
+}

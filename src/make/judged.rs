@@ -1,4 +1,7 @@
 //! Images judged by e2fsck and by the kernel.
+//!
+//! Source: none; the judges are strangers.
+//! Invariants: whatever is attached or mounted is let go again.
 
 use super::{FeatureSet, Options, create_with};
 use std::path::Path;

@@ -1,4 +1,7 @@
 //! Plans compared with what mke2fs lays out, field by field.
+//!
+//! Source: dumpe2fs of images that mke2fs makes.
+//! Invariants: only ids, times and the lazy zeroing of inode tables may differ.
 
 use super::{FeatureSet, Options, Plan};
 use crate::format::time::Timestamp;

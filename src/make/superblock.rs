@@ -31,12 +31,11 @@ pub fn bytes(plan: &Plan, kbytes: u64, group: u32) -> [u8; SIZE] {
     let numbers = &plan.numbers;
     let mut out = [0u8; SIZE];
     put_counts(plan, &mut out);
-    put_le32(&mut out, 0x30, plan.time.seconds as u32); // s_wtime
+    put_times(plan, &mut out);
     put_le16(&mut out, 0x36, 0xffff); // s_max_mnt_count: never
     put_le16(&mut out, 0x38, MAGIC);
     put_le16(&mut out, 0x3a, if group == 0 { state::VALID_FS } else { 0 });
     put_le16(&mut out, 0x3c, ERRORS_CONTINUE);
-    put_le32(&mut out, 0x40, plan.time.seconds as u32); // s_lastcheck
     put_le32(&mut out, 0x4c, DYNAMIC_REVISION);
     put_le32(&mut out, 0x54, FIRST_INO);
     put_le16(&mut out, 0x58, numbers.inode_size as u16);
@@ -54,7 +53,6 @@ pub fn bytes(plan: &Plan, kbytes: u64, group: u32) -> [u8; SIZE] {
         put_le16(&mut out, 0xfe, numbers.desc_size as u16);
     }
     put_le32(&mut out, 0x100, DEFM_XATTR_USER | DEFM_ACL);
-    put_le32(&mut out, 0x108, plan.time.seconds as u32); // s_mkfs_time
     put_journal(plan, &mut out);
     if numbers.inode_size > 128 {
         put_le16(&mut out, 0x15c, 32); // s_min_extra_isize
@@ -98,6 +96,15 @@ fn put_counts(plan: &Plan, out: &mut [u8]) {
     put_le32(out, 0x150, blocks_hi);
     put_le32(out, 0x154, reserved_hi);
     put_le32(out, 0x158, free_hi);
+}
+
+/// `s_wtime`, `s_lastcheck`, `s_mkfs_time`, each with its upper byte elsewhere.
+fn put_times(plan: &Plan, out: &mut [u8]) {
+    let (lo, hi) = split(plan.time.seconds.cast_unsigned());
+    for (low_at, high_at) in [(0x30, 0x274), (0x40, 0x277), (0x108, 0x276)] {
+        put_le32(out, low_at, lo);
+        out[high_at] = hi as u8;
+    }
 }
 
 fn put_journal(plan: &Plan, out: &mut [u8]) {
