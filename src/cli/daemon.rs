@@ -56,10 +56,17 @@ pub(super) fn run(request: &MountRequest, report: Report) -> Outcome {
     let mounted = Arc::new(mounted);
     let server = start_services(&fs, &mounted, &source)?;
     announce(&mounted, report)?;
-    let settings =
-        Settings { threads: sizes.threads, clone_fd: true, max_write: sizes.max_write };
+    let settings = Settings {
+        threads: sizes.threads,
+        clone_fd: true,
+        max_write: sizes.max_write,
+    };
     let served = session::serve(Arc::clone(&fs), fd, settings);
-    finish(fs, server, served.map_err(|e| format!("the FUSE session ended: {e}")))
+    finish(
+        fs,
+        server,
+        served.map_err(|e| format!("the FUSE session ended: {e}")),
+    )
 }
 
 fn prepare_process(report: Report) -> Outcome {
@@ -88,8 +95,13 @@ fn is_not_empty(point: &Path) -> bool {
 
 /// Whether we, or fusermount3 in our name, can open the device; later would be after the journal's replay.
 fn check_fuse() -> Outcome {
-    let opened = std::fs::File::options().read(true).write(true).open("/dev/fuse");
-    opened.map(drop).map_err(|e| Failure::mount(format!("cannot open /dev/fuse: {e}")))
+    let opened = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    opened
+        .map(drop)
+        .map_err(|e| Failure::mount(format!("cannot open /dev/fuse: {e}")))
 }
 
 fn open(request: &MountRequest, report: Report) -> Outcome<FileDevice> {
@@ -114,7 +126,9 @@ fn open(request: &MountRequest, report: Report) -> Outcome<FileDevice> {
 fn choose_sizes(request: &MountRequest, device: &FileDevice) -> Outcome<Sizes> {
     // s_log_block_size; whether it makes sense is the superblock's business.
     let mut bytes = [0u8; 4];
-    let log = device.read_at(1024 + 24, &mut bytes).map_or(2, |()| u32::from_le_bytes(bytes));
+    let log = device
+        .read_at(1024 + 24, &mut bytes)
+        .map_or(2, |()| u32::from_le_bytes(bytes));
     let block_size = if log <= 6 { 1024 << log } else { 4096 };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     sizes::choose(&request.options, block_size, sizes::ram(), cores)
@@ -157,19 +171,17 @@ fn mount_fs(
     Ok(fs)
 }
 
-fn mount_settings(
-    request: &MountRequest,
-    source: &Path,
-    fs: &Fs,
-    sizes: Sizes,
-) -> MountSettings {
+fn mount_settings(request: &MountRequest, source: &Path, fs: &Fs, sizes: Sizes) -> MountSettings {
     let options = &request.options;
     let mut flags = options.flags.clone();
     if fs.is_read_only() {
         flags.add("ro");
     }
     MountSettings {
-        source: options.fs_name.clone().unwrap_or_else(|| source.as_os_str().to_owned()),
+        source: options
+            .fs_name
+            .clone()
+            .unwrap_or_else(|| source.as_os_str().to_owned()),
         flags: flags.set(),
         words: flags.user_words(),
         allow_other: options.allow_other || rustix::process::geteuid().is_root(),
@@ -192,7 +204,9 @@ fn start_services(fs: &Arc<Fs>, mounted: &Arc<Mounted>, source: &Path) -> Outcom
     fs.start_threads().map_err(undo)?;
     let (weak, shared) = (Arc::downgrade(fs), Arc::clone(mounted));
     signals::start(move |count| on_signal(count, &weak, &shared)).map_err(undo)?;
-    let server = mounted.major_minor().map(|device| Server::start(device, Arc::new(channel)));
+    let server = mounted
+        .major_minor()
+        .map(|device| Server::start(device, Arc::new(channel)));
     match server {
         Some(Ok(server)) => Ok(Some(server)),
         Some(Err(error)) => {
@@ -219,7 +233,9 @@ fn announce(mounted: &Arc<Mounted>, report: Report) -> Outcome {
             log::error!("cannot say that the mount is ready: {error}");
         }
     };
-    let thread = std::thread::Builder::new().name("announce".into()).spawn(announce);
+    let thread = std::thread::Builder::new()
+        .name("announce".into())
+        .spawn(announce);
     thread.map(drop).map_err(Failure::system)
 }
 

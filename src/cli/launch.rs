@@ -59,7 +59,10 @@ fn remount(request: &MountRequest) -> Outcome {
     let mut words = vec!["remount"];
     words.extend(request.options.flags.words());
     let mut command = Command::new("mount");
-    command.args(["-i", "-o"]).arg(words.join(",")).arg(&request.directory);
+    command
+        .args(["-i", "-o"])
+        .arg(words.join(","))
+        .arg(&request.directory);
     let error = command.exec();
     Err(Failure::system(format!("cannot run mount: {error}")))
 }
@@ -90,8 +93,12 @@ fn start_daemon(arguments: &[OsString]) -> Outcome {
     if let Some(outcome) = said {
         return outcome;
     }
-    let status = daemon.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
-    Err(Failure::mount(format!("the daemon ended before the mount was in place: {status}")))
+    let status = daemon
+        .wait()
+        .map_or_else(|e| e.to_string(), |status| status.to_string());
+    Err(Failure::mount(format!(
+        "the daemon ended before the mount was in place: {status}"
+    )))
 }
 
 /// The mount point: a directory, absolute, without symbolic links.

@@ -15,7 +15,9 @@ pub(super) fn mount_of(path: &Path) -> Outcome<Mount> {
     let found = found.or_else(|| {
         let real = path.canonicalize().ok()?;
         let by_source = |m: &&Mount| is_ours(m) && Path::new(&m.source) == real;
-        find(&real).or_else(|| mounts.iter().rev().find(by_source)).cloned()
+        find(&real)
+            .or_else(|| mounts.iter().rev().find(by_source))
+            .cloned()
     });
     match found {
         Some(mount) if is_ours(&mount) => Ok(mount),
@@ -35,7 +37,10 @@ fn is_ours(mount: &Mount) -> bool {
 /// Absolute, with the directory above it resolved and the last part left alone.
 fn lexical(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?;
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     Some(parent.canonicalize().ok()?.join(name))
 }
 
@@ -45,7 +50,12 @@ mod tests {
 
     #[test]
     fn other_mounts_are_not_ours() {
-        assert!(mount_of(Path::new("/proc")).unwrap_err().message.contains("type proc"));
+        assert!(
+            mount_of(Path::new("/proc"))
+                .unwrap_err()
+                .message
+                .contains("type proc")
+        );
         let directory = tempfile::tempdir().unwrap();
         let failure = mount_of(directory.path()).unwrap_err();
         assert!(failure.message.ends_with("is not mounted"), "{failure:?}");

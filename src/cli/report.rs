@@ -80,7 +80,10 @@ mod tests {
 
     #[test]
     fn a_parent_understands_its_daemon() {
-        assert_eq!(listen(&b"notice journal replayed\nready\n"[..]), Some(Ok(())));
+        assert_eq!(
+            listen(&b"notice journal replayed\nready\n"[..]),
+            Some(Ok(()))
+        );
         let failure = Failure::new(32, "a.img is in use: mounted on /mnt");
         let line = format!("fail 32 {}\n", failure.message);
         assert_eq!(listen(line.as_bytes()), Some(Err(failure)));

@@ -30,8 +30,14 @@ pub(super) fn choose(
     cores: usize,
 ) -> Outcome<Sizes> {
     let least = floor(options.threads.unwrap_or(4), block_size);
-    let memory = options.memory.unwrap_or_else(|| (ram / 16).min(1 << 30).max(2 * least));
-    let usual = if memory < 64 * MIB { 4 } else { cores.clamp(4, 16) };
+    let memory = options
+        .memory
+        .unwrap_or_else(|| (ram / 16).min(1 << 30).max(2 * least));
+    let usual = if memory < 64 * MIB {
+        4
+    } else {
+        cores.clamp(4, 16)
+    };
     let threads = options.threads.unwrap_or(usual);
     let floor = floor(threads, block_size);
     if memory < floor {
@@ -40,8 +46,16 @@ pub(super) fn choose(
             "{memory} bytes of memory are too few: {threads} threads and blocks of {block_size} bytes need {floor}M"
         )));
     }
-    let max_write = if memory < 32 * MIB { SMALL_WRITE } else { LARGE_WRITE };
-    Ok(Sizes { memory, threads, max_write })
+    let max_write = if memory < 32 * MIB {
+        SMALL_WRITE
+    } else {
+        LARGE_WRITE
+    };
+    Ok(Sizes {
+        memory,
+        threads,
+        max_write,
+    })
 }
 
 fn floor(threads: usize, block_size: u64) -> u64 {
@@ -67,7 +81,14 @@ mod tests {
     fn the_defaults_follow_the_machine() {
         let options = MountOptions::default();
         let sizes = choose(&options, 4096, 24 << 30, 2).unwrap();
-        assert_eq!(sizes, Sizes { memory: 1 << 30, threads: 4, max_write: LARGE_WRITE });
+        assert_eq!(
+            sizes,
+            Sizes {
+                memory: 1 << 30,
+                threads: 4,
+                max_write: LARGE_WRITE
+            }
+        );
         let small = choose(&options, 4096, 64 * MIB, 8).unwrap();
         assert_eq!((small.threads, small.max_write), (4, SMALL_WRITE));
         assert!(small.memory >= 2 * floor(4, 4096));
@@ -75,10 +96,16 @@ mod tests {
 
     #[test]
     fn too_little_memory_names_the_floor() {
-        let options = MountOptions { memory: Some(MIB), ..MountOptions::default() };
+        let options = MountOptions {
+            memory: Some(MIB),
+            ..MountOptions::default()
+        };
         let failure = choose(&options, 4096, 24 << 30, 2).unwrap_err();
         assert!(failure.message.ends_with("need 8M"), "{failure:?}");
-        let enough = MountOptions { memory: Some(8 * MIB), ..MountOptions::default() };
+        let enough = MountOptions {
+            memory: Some(8 * MIB),
+            ..MountOptions::default()
+        };
         choose(&enough, 4096, 24 << 30, 2).unwrap();
     }
 }

@@ -21,7 +21,9 @@ pub(super) fn umount(request: &UmountRequest) -> Outcome {
     let mount = mount_of(&request.directory)?;
     let mut daemon = connect(&mount)?;
     if let Some(client) = &mut daemon {
-        client.ask(Request::Umount).map_err(|e| Failure::system(format!("the daemon: {e}")))?;
+        client
+            .ask(Request::Umount)
+            .map_err(|e| Failure::system(format!("the daemon: {e}")))?;
     }
     if rustix::process::geteuid().is_root() {
         call_umount(request, &mount.point)?;
@@ -61,7 +63,12 @@ fn call_umount(request: &UmountRequest, point: &Path) -> Outcome {
         (request.read_only, "-r"),
         (request.verbose, "-v"),
     ];
-    command.args(flags.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag));
+    command.args(
+        flags
+            .iter()
+            .filter(|(wanted, _)| *wanted)
+            .map(|(_, flag)| flag),
+    );
     if let Some(namespace) = &request.namespace {
         command.arg("-N").arg(namespace);
     }
@@ -73,9 +80,15 @@ fn call_umount(request: &UmountRequest, point: &Path) -> Outcome {
     if output.status.success() {
         return Ok(());
     }
-    let code = output.status.code().and_then(|code| u8::try_from(code).ok());
+    let code = output
+        .status
+        .code()
+        .and_then(|code| u8::try_from(code).ok());
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(Failure::new(code.unwrap_or(Failure::MOUNT), message.trim().trim_start_matches("umount: ")))
+    Err(Failure::new(
+        code.unwrap_or(Failure::MOUNT),
+        message.trim().trim_start_matches("umount: "),
+    ))
 }
 
 /// `umount -r` may have made it read-only instead.
@@ -86,6 +99,8 @@ fn is_still_there(mount: &Mount) -> bool {
 fn wait(mut client: Client, mount: &Mount) -> Outcome {
     client.wait_for_end().map_err(|error| {
         let source = mount.source.to_string_lossy();
-        Failure::mount(format!("{source} is unmounted, but not everything was written: {error}"))
+        Failure::mount(format!(
+            "{source} is unmounted, but not everything was written: {error}"
+        ))
     })
 }

@@ -88,6 +88,24 @@ impl FileDevice {
         Self::from_file(file, real, access, block_device, read_only, direct)
     }
 
+    /// Opens `path` for a look at it: read-only, through the page cache, and without a claim, so that somebody else
+    /// may be writing.
+    pub fn peek(path: &Path, offset: u64) -> Result<Self, OpenError> {
+        let fail = |error| OpenError::open(path, error);
+        let file = File::open(path).map_err(fail)?;
+        let kind = file.metadata().map_err(fail)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(OpenError::NotADevice(path.to_owned()));
+        }
+        let real = path.canonicalize().map_err(fail)?;
+        let access = Access {
+            read_only: true,
+            offset,
+            ..Access::default()
+        };
+        Self::from_file(file, real, &access, kind.is_block_device(), true, false)
+    }
+
     fn from_file(
         mut file: File,
         path: PathBuf,
