@@ -39,7 +39,7 @@ impl Files {
                 return Err(Posix::OpNotSupp.into());
             }
         }
-        let mut touch = |core: &mut Inode| {
+        let touch = |core: &mut Inode| {
             core.mtime = now;
             core.ctime = now;
         };
