@@ -79,11 +79,18 @@ impl Geometry {
         let group = offset.checked_div(per_group).unwrap_or(0);
         let index = offset.checked_rem(per_group).unwrap_or(0);
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        (GroupIndex::new(narrow(group)), BlockInGroup::new(narrow(index)))
+        (
+            GroupIndex::new(narrow(group)),
+            BlockInGroup::new(narrow(index)),
+        )
     }
 
     pub fn block_at(&self, group: GroupIndex, index: BlockInGroup) -> FsBlock {
-        FsBlock::new(self.first_block(group).get().saturating_add(u64::from(index.get())))
+        FsBlock::new(
+            self.first_block(group)
+                .get()
+                .saturating_add(u64::from(index.get())),
+        )
     }
 
     pub fn first_block(&self, group: GroupIndex) -> FsBlock {
@@ -93,8 +100,12 @@ impl Geometry {
 
     /// Blocks in this group: fewer in the last one.
     pub fn blocks_in_group(&self, group: GroupIndex) -> u32 {
-        let left = self.blocks_count.saturating_sub(self.first_block(group).get());
-        u32::try_from(left).unwrap_or(u32::MAX).min(self.blocks_per_group)
+        let left = self
+            .blocks_count
+            .saturating_sub(self.first_block(group).get());
+        u32::try_from(left)
+            .unwrap_or(u32::MAX)
+            .min(self.blocks_per_group)
     }
 
     /// Where a group's descriptor lies in the primary table: block and byte offset in it.
@@ -105,9 +116,13 @@ impl Geometry {
         let at = usize::try_from(index.saturating_mul(self.desc_size)).unwrap_or(0);
         let block = if self.is_meta_bg(table) {
             let first = GroupIndex::new(table.saturating_mul(per_block));
-            self.first_block(first).get().saturating_add(u64::from(self.has_super(first)))
+            self.first_block(first)
+                .get()
+                .saturating_add(u64::from(self.has_super(first)))
         } else {
-            u64::from(self.first_data_block).saturating_add(1).saturating_add(u64::from(table))
+            u64::from(self.first_data_block)
+                .saturating_add(1)
+                .saturating_add(u64::from(table))
         };
         (FsBlock::new(block), at)
     }
@@ -148,7 +163,9 @@ impl Geometry {
             } else {
                 self.desc_blocks
             };
-            blocks = blocks.saturating_add(table).saturating_add(self.reserved_gdt_blocks);
+            blocks = blocks
+                .saturating_add(table)
+                .saturating_add(self.reserved_gdt_blocks);
         }
         blocks
     }
@@ -166,7 +183,10 @@ impl Geometry {
         let offset = ino.get().saturating_sub(1);
         let per_group = self.inodes_per_group.max(1);
         let group = offset.checked_div(per_group).unwrap_or(0);
-        Ok((GroupIndex::new(group), offset.checked_rem(per_group).unwrap_or(0)))
+        Ok((
+            GroupIndex::new(group),
+            offset.checked_rem(per_group).unwrap_or(0),
+        ))
     }
 
     pub fn inode_number(&self, group: GroupIndex, index: u32) -> InodeNumber {
@@ -180,24 +200,51 @@ impl Geometry {
 
     /// The largest size of a file in bytes, for extent-mapped or block-mapped files.
     pub fn max_file_size(&self, extents: bool) -> u64 {
-        let bits = self.block_bits;
-        let whole = u64::from(u32::MAX).checked_shl(bits).unwrap_or(u64::MAX);
         let huge = self.features.has_ro_compat(ro_compat::HUGE_FILE);
-        // i_blocks counts sectors of 512 bytes in 32 bits, or 48 with huge_file.
-        let counted = if huge { u64::MAX >> 1 } else { u64::from(u32::MAX).saturating_mul(512) };
-        if extents {
-            return whole.min(counted);
+        // i_blocks counts sectors of 512 bytes in 32 bits; with huge_file blocks in 48 bits.
+        let counted = if huge {
+            (1 << 48) - 1
+        } else {
+            u64::from(u32::MAX)
+                .checked_shr(self.block_bits.saturating_sub(9))
+                .unwrap_or(0)
+        };
+        let blocks = if extents {
+            counted
+        } else {
+            self.max_mapped_blocks(counted)
+        };
+        blocks
+            .min(u64::from(u32::MAX))
+            .checked_shl(self.block_bits)
+            .unwrap_or(u64::MAX)
+    }
+
+    /// The most blocks that a block map can address while data and map together stay within `limit` blocks.
+    fn max_mapped_blocks(&self, limit: u64) -> u64 {
+        let per_block = u64::from(self.block_size >> 2).max(1);
+        let square = per_block.saturating_mul(per_block);
+        let data = square
+            .saturating_mul(per_block)
+            .saturating_add(square)
+            .saturating_add(per_block);
+        let data = data.saturating_add(12);
+        let full_map = square
+            .saturating_add(per_block.saturating_mul(2))
+            .saturating_add(3);
+        if data.saturating_add(full_map) <= limit {
+            return data;
         }
-        let per_block = u64::from(self.block_size >> 2);
-        let mapped = per_block
-            .saturating_mul(per_block)
-            .saturating_mul(per_block)
-            .saturating_add(per_block.saturating_mul(per_block))
-            .saturating_add(per_block)
-            .saturating_add(12);
-        let mapped = mapped.checked_mul(u64::from(self.block_size)).unwrap_or(u64::MAX);
-        // Tree blocks count as well.
-        mapped.min(whole).min(if huge { counted } else { counted.saturating_sub(1 << 24) })
+        let behind_single = limit.saturating_sub(12).saturating_sub(per_block);
+        let map = match behind_single.checked_sub(square) {
+            None => behind_single.div_ceil(per_block).saturating_add(2),
+            Some(triple) => triple
+                .div_ceil(per_block)
+                .saturating_add(triple.div_ceil(square))
+                .saturating_add(per_block)
+                .saturating_add(3),
+        };
+        limit.saturating_sub(map)
     }
 }
 

@@ -37,7 +37,10 @@ enum Record {
     /// Block of the orphan file and slot in it.
     File(usize, usize),
     /// Between these two of the list.
-    List { before: Option<InodeNumber>, next: Option<InodeNumber> },
+    List {
+        before: Option<InodeNumber>,
+        next: Option<InodeNumber>,
+    },
 }
 
 #[derive(Default)]
@@ -91,14 +94,17 @@ impl Orphans {
             state.free[index] = 0;
         }
         let next = state.head;
-        self.store.set_dtime(handle, ino, next.map_or(0, InodeNumber::get))?;
+        self.store
+            .set_dtime(handle, ino, next.map_or(0, InodeNumber::get))?;
         self.set_head(handle, Some(ino))?;
         if let Some(next) = next
             && let Some(Record::List { before, .. }) = state.records.get_mut(&next)
         {
             *before = Some(ino);
         }
-        state.records.insert(ino, Record::List { before: None, next });
+        state
+            .records
+            .insert(ino, Record::List { before: None, next });
         state.head = Some(ino);
         Ok(())
     }
@@ -169,7 +175,9 @@ impl Orphans {
         self.seed = inode.csum_seed(&geo, ino);
         let count = (inode.size >> geo.block_bits).min(FILE_BLOCKS_MAX);
         let hole = || {
-            let kind = CorruptKind::Short { what: Structure::OrphanFile };
+            let kind = CorruptKind::Short {
+                what: Structure::OrphanFile,
+            };
             Error::corrupt(kind, Location::inode(ino))
         };
         for at in 0..count {
@@ -188,7 +196,11 @@ impl Orphans {
             for slot in 0..orphan::slots(&bytes) {
                 match orphan::get(&bytes, slot) {
                     Some(ino) => {
-                        state.records.insert(ino, Record::File(index, slot));
+                        let valid = (geo.first_ino..=geo.inodes_count).contains(&ino.get());
+                        let before = state.records.insert(ino, Record::File(index, slot));
+                        if !valid || before.is_some() {
+                            return Err(bad_record(ino).located(Location::block(buffer.block())));
+                        }
                     }
                     None => free += 1,
                 }
@@ -225,7 +237,10 @@ impl Orphans {
     }
 
     fn file_block(&self, index: usize) -> Result<BufferRef> {
-        self.cache.read(self.blocks[index], BlockKind::OrphanFile { seed: self.seed })
+        self.cache.read(
+            self.blocks[index],
+            BlockKind::OrphanFile { seed: self.seed },
+        )
     }
 
     fn set_head(&self, handle: &Handle<'_>, head: Option<InodeNumber>) -> Result<()> {
@@ -239,4 +254,14 @@ impl Orphans {
         bytes[at..at + superblock::SIZE].copy_from_slice(&sb.to_bytes());
         Ok(())
     }
+}
+
+/// A reserved inode, one that cannot be, or one that is on record twice.
+fn bad_record(ino: InodeNumber) -> Error {
+    let kind = CorruptKind::Field {
+        what: Structure::OrphanFile,
+        field: "inode number",
+        found: u64::from(ino.get()),
+    };
+    Error::corrupt(kind, Location::default())
 }

@@ -42,7 +42,11 @@ impl InodeStore {
         let inode = Inode::parse(slot, self.geo(), ino)
             .map_err(|error| error.located(Location::block(buffer.block())))?;
         let freed = inode.links_count == 0 && inode.mode == 0;
-        if freed { Err(Posix::Stale.into()) } else { Ok(inode) }
+        if freed {
+            Err(Posix::Stale.into())
+        } else {
+            Ok(inode)
+        }
     }
 
     /// Writes the inode into its table block: 1 credit.
@@ -75,14 +79,28 @@ impl InodeStore {
         let number = index / geo.inodes_per_block;
         let at = (index % geo.inodes_per_block * geo.inode_size) as usize;
         let block = table.checked_add(u64::from(number)).ok_or_else(|| {
-            let kind = CorruptKind::BlockRange { what: Structure::GroupDescriptor, block: u64::MAX };
+            let kind = CorruptKind::BlockRange {
+                what: Structure::GroupDescriptor,
+                block: u64::MAX,
+            };
             Error::corrupt(kind, Location::group(group))
         })?;
         if self.cache.cached(block).is_none() {
-            let first = number - number % READAHEAD;
-            let count = READAHEAD.min(geo.itable_blocks - first);
-            if let Some(first) = table.checked_add(u64::from(first)) {
-                self.cache.prefetch(first, count);
+            // `prefetch` stops at the first block that is here: it starts behind the last of those.
+            let end = geo
+                .itable_blocks
+                .min(number - number % READAHEAD + READAHEAD);
+            let missing = |n: &u32| {
+                let neighbour = table.checked_add(u64::from(*n));
+                neighbour.is_some_and(|block| self.cache.cached(block).is_none())
+            };
+            let before = (number - number % READAHEAD..number)
+                .rev()
+                .take_while(missing)
+                .count();
+            let first = number - before as u32;
+            if let Some(at) = table.checked_add(u64::from(first)) {
+                self.cache.prefetch(at, end.saturating_sub(first));
             }
         }
         Ok((self.cache.read(block, BlockKind::Plain)?, at))

@@ -5,7 +5,7 @@
 //! one loses nothing, since the on-disk inode is whole at the end of every handle.
 
 use crate::alloc::{Allocator, PreallocTree};
-use crate::error::Result;
+use crate::error::{Posix, Result};
 use crate::format::inode::Inode;
 use crate::ids::{InodeNumber, Tid};
 use crate::inode::InodeStore;
@@ -72,7 +72,8 @@ impl Node {
 
     /// The inode was changed in this transaction.
     pub fn changed_in(&self, tid: Tid) {
-        self.last_change.store(CHANGED | u64::from(tid.get()), Ordering::Release);
+        self.last_change
+            .store(CHANGED | u64::from(tid.get()), Ordering::Release);
     }
 
     /// The transaction that last changed the inode since it was loaded.
@@ -116,7 +117,12 @@ impl InodeTable {
         let shards = (0..SHARDS)
             .map(|_| (Mutex::new(Rank::Shard, Shard::default()), Condvar::new()))
             .collect();
-        Self { store, memory, alloc, shards }
+        Self {
+            store,
+            memory,
+            alloc,
+            shards,
+        }
     }
 
     /// The in-memory inode, loaded on demand. No handle may be open. Stale when it is free on disk.
@@ -134,7 +140,7 @@ impl InodeTable {
                 loaded.wait(&mut shard);
             }
         }
-        let read = self.store.read(ino);
+        let read = self.read(ino);
         let mut victims = Vec::new();
         let result = {
             let mut shard = mutex.lock();
@@ -148,6 +154,15 @@ impl InodeTable {
         };
         self.release(victims);
         result
+    }
+
+    /// An inode without links is on the orphan list or free; the bitmap tells.
+    fn read(&self, ino: InodeNumber) -> Result<Inode> {
+        let inode = self.store.read(ino)?;
+        if inode.links_count == 0 && !self.alloc.inode_in_use(ino)? {
+            return Err(Posix::Stale.into());
+        }
+        Ok(inode)
     }
 
     /// The in-memory inode, if it is in memory.

@@ -15,7 +15,11 @@ const OLD_INODE_SIZE: u32 = 128;
 const OLD_FIRST_INO: u32 = 11;
 
 fn bad(field: &'static str, found: impl Into<u64>) -> Error {
-    let kind = CorruptKind::Field { what: Structure::Superblock, field, found: found.into() };
+    let kind = CorruptKind::Field {
+        what: Structure::Superblock,
+        field,
+        found: found.into(),
+    };
     Error::corrupt(kind, Location::default())
 }
 
@@ -25,7 +29,10 @@ fn ensure(good: bool, field: &'static str, found: impl Into<u64>) -> Result<()> 
 
 /// `value / by`, rounded up; `by` is not zero where this is used.
 fn div_ceil(value: u64, by: u64) -> u64 {
-    value.checked_add(by.saturating_sub(1)).and_then(|sum| sum.checked_div(by)).unwrap_or(0)
+    value
+        .checked_add(by.saturating_sub(1))
+        .and_then(|sum| sum.checked_div(by))
+        .unwrap_or(0)
 }
 
 impl Superblock {
@@ -42,18 +49,29 @@ impl Superblock {
             "s_first_data_block",
             first_data_block,
         )?;
-        ensure(blocks_count > u64::from(first_data_block), "s_blocks_count", blocks_count)?;
+        ensure(
+            blocks_count > u64::from(first_data_block),
+            "s_blocks_count",
+            blocks_count,
+        )?;
         let bytes = blocks_count.checked_mul(u64::from(block_size));
         if bytes.is_none_or(|bytes| bytes > device_len) {
             let (blocks, device) = (blocks_count, device_len);
-            return Err(Incompatible::Truncated { blocks, block_size, device }.into());
+            return Err(Incompatible::Truncated {
+                blocks,
+                block_size,
+                device,
+            }
+            .into());
         }
         let (cluster_ratio_bits, clusters_per_group) = self.clusters(block_size)?;
         let blocks_per_group = self.s_blocks_per_group();
         let bits_in_block = block_size.saturating_mul(8);
         let per_group_max = bits_in_block.checked_shl(cluster_ratio_bits).unwrap_or(0);
         ensure(
-            blocks_per_group >= 8 && blocks_per_group <= per_group_max,
+            blocks_per_group >= 8
+                && blocks_per_group.trailing_zeros() >= 3
+                && blocks_per_group <= per_group_max,
             "s_blocks_per_group",
             blocks_per_group,
         )?;
@@ -61,7 +79,9 @@ impl Superblock {
         let (inode_size, inodes_per_block) = self.inodes(block_size)?;
         let inodes_per_group = self.s_inodes_per_group();
         ensure(
-            inodes_per_group >= inodes_per_block && inodes_per_group <= bits_in_block,
+            inodes_per_group >= inodes_per_block.max(8)
+                && inodes_per_group.trailing_zeros() >= 3
+                && inodes_per_group <= bits_in_block,
             "s_inodes_per_group",
             inodes_per_group,
         )?;
@@ -71,18 +91,27 @@ impl Superblock {
             "s_inodes_count",
             inodes_count,
         )?;
+        let first_ino = self.first_ino(inodes_count)?;
         let desc_size = self.desc_size(block_size)?;
         let descs_per_block = block_size.checked_div(desc_size).unwrap_or(1);
         let desc_blocks = div_ceil(u64::from(group_count), u64::from(descs_per_block));
         let desc_blocks = u32::try_from(desc_blocks).map_err(|_| bad("s_desc_size", desc_size))?;
         let reserved_gdt_blocks = u32::from(self.s_reserved_gdt_blocks());
-        ensure(reserved_gdt_blocks <= block_size >> 2, "s_reserved_gdt_blocks", reserved_gdt_blocks)?;
+        ensure(
+            reserved_gdt_blocks <= block_size >> 2,
+            "s_reserved_gdt_blocks",
+            reserved_gdt_blocks,
+        )?;
         let features = self.features();
         if features.has_incompat(incompat::META_BG) {
             let first = self.s_first_meta_bg();
             ensure(first <= desc_blocks, "s_first_meta_bg", first)?;
         }
-        let flex = if features.has_incompat(incompat::FLEX_BG) { self.s_log_groups_per_flex() } else { 0 };
+        let flex = if features.has_incompat(incompat::FLEX_BG) {
+            self.s_log_groups_per_flex()
+        } else {
+            0
+        };
         ensure(flex < 32, "s_log_groups_per_flex", flex)?;
         Ok(Geometry {
             features,
@@ -105,11 +134,9 @@ impl Superblock {
             inode_size,
             inodes_per_block,
             itable_blocks: inodes_per_group.div_ceil(inodes_per_block.max(1)),
-            first_ino: if self.s_rev_level() == 0 { OLD_FIRST_INO } else { self.s_first_ino() },
+            first_ino,
             log_groups_per_flex: u32::from(flex),
-            want_extra_isize: u32::from(self.s_want_extra_isize())
-                .max(u32::from(self.s_min_extra_isize()))
-                .min(inode_size.saturating_sub(OLD_INODE_SIZE)),
+            want_extra_isize: self.want_extra_isize(inode_size),
             csum_seed: self.csum_seed(),
             uuid: self.s_uuid(),
             hash_seed: self.s_hash_seed(),
@@ -128,7 +155,11 @@ impl Superblock {
     /// The high half counts only with the 64bit feature.
     fn blocks_count(&self) -> u64 {
         let all = self.s_blocks_count();
-        if self.features().has_incompat(incompat::BIT64) { all } else { all & 0xffff_ffff }
+        if self.features().has_incompat(incompat::BIT64) {
+            all
+        } else {
+            all & 0xffff_ffff
+        }
     }
 
     fn clusters(&self, block_size: u32) -> Result<(u32, u32)> {
@@ -137,7 +168,9 @@ impl Superblock {
             return Ok((0, self.s_blocks_per_group()));
         }
         let log = self.s_log_cluster_size();
-        let ratio = log.checked_sub(self.s_log_block_size()).filter(|&ratio| ratio <= 16);
+        let ratio = log
+            .checked_sub(self.s_log_block_size())
+            .filter(|&ratio| ratio <= 16);
         let ratio = ratio.ok_or_else(|| bad("s_log_cluster_size", log))?;
         let expected = clusters_per_group.checked_mul(1_u32 << ratio.min(16));
         ensure(
@@ -168,6 +201,29 @@ impl Superblock {
             size,
         )?;
         Ok((size, block_size.checked_div(size).unwrap_or(1)))
+    }
+
+    fn first_ino(&self, inodes_count: u32) -> Result<u32> {
+        let first = if self.s_rev_level() == 0 {
+            OLD_FIRST_INO
+        } else {
+            self.s_first_ino()
+        };
+        ensure(
+            (OLD_FIRST_INO..=inodes_count).contains(&first),
+            "s_first_ino",
+            first,
+        )?;
+        Ok(first)
+    }
+
+    /// Room for all times at least, whole words, and within the inode.
+    fn want_extra_isize(&self, inode_size: u32) -> u32 {
+        let wanted = self.s_want_extra_isize().max(self.s_min_extra_isize());
+        u32::from(wanted)
+            .max(32)
+            .min(inode_size.saturating_sub(OLD_INODE_SIZE))
+            & !3
     }
 
     fn desc_size(&self, block_size: u32) -> Result<u32> {
