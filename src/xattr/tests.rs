@@ -468,8 +468,11 @@ fn the_kernel_and_we_read_the_same() {
             ] {
                 assert!(ours.contains(line), "{ours}");
             }
-            let acls = ["f", "g"]
-                .map(|name| run(Command::new("getfacl").args(["-cpE"]).arg(point.join(name))));
+            let acls = ["f", "g"].map(|name| {
+                run(Command::new("getfacl")
+                    .args(["-cpEn"])
+                    .arg(point.join(name)))
+            });
             assert_eq!(acls[0].lines().nth(1), Some("user:1000:rw-"));
             assert_eq!(acls[1].lines().nth(1), Some("user:1000:rw-"));
         });
