@@ -80,8 +80,11 @@ impl Image {
             .args(["-o", "loop"])
             .arg(&self.path)
             .arg(&point));
-        work(&point);
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&point)));
         run(Command::new("umount").arg(&point));
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
     }
 
     fn judge(&self) {
