@@ -302,6 +302,11 @@ fn blocks_of_4_kib() {
     fill_and_empty(&["-b", "4096"], "half_md4", 5_000);
 }
 
+#[test]
+fn block_mapped_directories() {
+    fill_and_empty(&["-b", "1024", "-O", "^extents,^64bit"], "half_md4", 6_000);
+}
+
 /// Names present all the time must come exactly once, whatever else happens between two calls.
 fn read_while_changing(options: &[&str], stable: usize) {
     let mut volume = Volume::new(options, "64M");

@@ -85,6 +85,70 @@ fn a_damaged_index_is_passed_by() {
     volume.check();
 }
 
+/// Whatever an index says, every operation comes to an end, in an answer or in an error.
+#[test]
+fn hostile_indexes_end_in_errors() {
+    let mut random = Random(11);
+    let mut errors = 0;
+    for round in 0..12 {
+        let features = if round % 2 == 0 {
+            "^metadata_csum"
+        } else {
+            "^metadata_csum,large_dir"
+        };
+        let mut volume = Volume::new(&["-b", "1024", "-O", features], "32M");
+        fill(&mut volume, 900);
+        for _ in 0..25 {
+            damage(&volume, &mut random);
+            let inode = volume.inode();
+            let mut count = 0;
+            let mut sink = |_: u64, _: Entry, _: &[u8]| {
+                count += 1;
+                true
+            };
+            errors += usize::from(volume.dirs.read(volume.ino, &inode, 0, &mut sink).is_err());
+            assert!(count < 1_000_000, "{count}");
+            let index = random.below(900);
+            errors += usize::from(
+                volume
+                    .dirs
+                    .lookup(volume.ino, &inode, &long(index))
+                    .is_err(),
+            );
+            let (entry, ino, dirs) = (volume.entry(), volume.ino, &volume.dirs);
+            let added = format!("{:x>250}", random.below(1 << 30)).into_bytes();
+            let insert =
+                volume.change(|handle, inode| dirs.insert(handle, ino, inode, &added, entry));
+            let remove =
+                volume.change(|handle, inode| dirs.remove(handle, ino, inode, &long(index)));
+            errors += usize::from(insert.is_err()) + usize::from(remove.is_err());
+        }
+    }
+    assert!(errors > 50, "{errors}");
+}
+
+/// Changes a byte near the start of some block, of the root every other time.
+fn damage(volume: &Volume, random: &mut Random) {
+    let inode = volume.inode();
+    let dir = super::super::blocks::Dir::new(&volume.dirs, volume.ino, &inode);
+    let blocks = usize::try_from(dir.blocks()).unwrap();
+    let at = if random.below(2) == 0 {
+        0
+    } else {
+        random.below(blocks)
+    };
+    let Ok(buffer) = dir.require(crate::ids::FileBlock::new(u32::try_from(at).unwrap())) else {
+        return;
+    };
+    let (offset, value) = (random.below(120), random.below(256));
+    volume
+        .change(|handle, _| {
+            handle.write(&buffer)?[offset] = u8::try_from(value).unwrap();
+            Ok(())
+        })
+        .unwrap();
+}
+
 /// The image on a loop device under the kernel's ext4, until dropped.
 struct Mounted<'a>(&'a Path);
 
