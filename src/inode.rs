@@ -10,3 +10,6 @@ pub mod table;
 
 pub use store::InodeStore;
 pub use table::{InodeTable, Node, NodeRef};
+
+#[cfg(test)]
+mod tests;
