@@ -20,7 +20,7 @@ impl Failure {
     pub const MOUNT: u8 = 32;
 
     pub fn new(code: u8, message: impl Display) -> Self {
-        let message = message.to_string();
+        let message = without_numbers(&message.to_string());
         let line = message.lines().map(str::trim).filter(|l| !l.is_empty());
         Self {
             code,
@@ -44,5 +44,31 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         eprintln!("uext4: {}", self.message);
         ExitCode::from(self.code)
+    }
+}
+
+/// Without the ` (os error 2)` that `std::io::Error` adds to the system's words.
+fn without_numbers(message: &str) -> String {
+    let mut text = message.to_owned();
+    while let Some(start) = text.find(" (os error ")
+        && let Some(length) = text[start..].find(')')
+    {
+        text.replace_range(start..=start + length, "");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_one_line_of_words() {
+        let error = std::io::Error::from_raw_os_error(libc::ENOENT);
+        let failure = Failure::mount(format!("a: {error}\n  b: {error}\n"));
+        assert_eq!(
+            failure.message,
+            "a: No such file or directory; b: No such file or directory"
+        );
     }
 }

@@ -9,6 +9,7 @@ use super::daemon;
 use super::failure::{Failure, Outcome};
 use super::report::{self, Report};
 use crate::make;
+use crate::memory::process;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -79,6 +80,7 @@ fn create(request: &MountRequest, size: u64) -> Outcome {
 }
 
 fn start_daemon(arguments: &[OsString]) -> Outcome {
+    process::keep_descriptors_from_children();
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     let name = arguments.first().cloned().unwrap_or_else(|| "uext4".into());
     let mut daemon = Command::new(&program)

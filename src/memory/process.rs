@@ -1,6 +1,6 @@
-//! What the process tells the C library and the kernel about its memory, before any thread starts.
+//! What the process tells the C library and the kernel about itself, before any thread starts.
 //!
-//! Source: mallopt(3), prctl(2) (PR_SET_IO_FLUSHER).
+//! Source: mallopt(3), prctl(2) (PR_SET_IO_FLUSHER), close_range(2).
 //! Invariants: called from the main thread, before any other exists.
 
 /// From linux/prctl.h; libc does not name it.
@@ -22,4 +22,20 @@ pub fn set_io_flusher() -> bool {
     // inherit.
     let result = unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
     result == 0
+}
+
+/// Programs that are started from now on inherit the standard streams and nothing else.
+pub fn keep_descriptors_from_children() {
+    // SAFETY: CLOSE_RANGE_CLOEXEC closes nothing; it marks descriptors, whoever owns them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if result != 0 {
+        log::debug!("close_range refused");
+    }
 }
