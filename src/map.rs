@@ -91,6 +91,7 @@ impl Map {
 
     /// Puts an allocated run into a hole; merges with neighbours. Adds to `inode.blocks` the run and new tree blocks.
     /// Nothing has changed when it fails with NoSpc. Block-mapped files take no unwritten run (OpNotSupp).
+    #[allow(clippy::too_many_arguments)] // a run, where it goes and what it is
     pub fn insert(
         &self,
         handle: &Handle<'_>,
@@ -110,7 +111,8 @@ impl Map {
         } else if unwritten {
             return Err(Posix::OpNotSupp.into());
         } else {
-            self.blocks(ino).insert(handle, inode, at.get(), start, len)?;
+            self.blocks(ino)
+                .insert(handle, inode, at.get(), start, len)?;
         }
         let added = sectors(self.cache.geometry(), len);
         inode.blocks = inode.blocks.saturating_add(added);
@@ -129,7 +131,8 @@ impl Map {
         if !inode.has_flag(flag::EXTENTS) {
             return Ok(());
         }
-        self.tree(ino, inode).mark(handle, inode, at.get(), len, false)
+        self.tree(ino, inode)
+            .mark(handle, inode, at.get(), len, false)
     }
 
     /// Written to unwritten for the whole range (extent-mapped files only).
@@ -144,7 +147,8 @@ impl Map {
         if !inode.has_flag(flag::EXTENTS) {
             return Err(Posix::OpNotSupp.into());
         }
-        self.tree(ino, inode).mark(handle, inode, at.get(), len, true)
+        self.tree(ino, inode)
+            .mark(handle, inode, at.get(), len, true)
     }
 
     /// Removes mappings from the end of `from..to` backwards and frees their blocks, until the range is empty or
@@ -168,7 +172,8 @@ impl Map {
                 let tree = self.tree(ino, inode);
                 tree.remove_step(handle, inode, from, to, meta)?
             } else {
-                self.blocks(ino).remove_step(handle, inode, from, to, meta)?
+                self.blocks(ino)
+                    .remove_step(handle, inode, from, to, meta)?
             };
             match left {
                 Some(end) if end < to => to = end,

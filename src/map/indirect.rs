@@ -142,7 +142,7 @@ impl Blocks<'_> {
                         &self.read(raw)?.snapshot(),
                         self.index(offset, level - 1),
                     );
-                } else if cursor == at || offset % indirect::span(level, bits) == 0 {
+                } else if cursor == at || offset.is_multiple_of(indirect::span(level, bits)) {
                     missing += 1;
                 }
             }
