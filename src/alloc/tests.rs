@@ -162,14 +162,19 @@ fn same_free_set(options: &[&str], seed: u64, steps: u32) {
         }
     }
     assert!(filled, "the volume was never full");
-    for side in [keeps, drops] {
+    give_all_back([keeps, drops], &marked, &before);
+}
+
+/// Ends with every block free that was free at the start.
+fn give_all_back(sides: [Side; 2], marked: &[(FsBlock, u32)], before: &[bool]) {
+    for side in sides {
         let Side {
             volume,
             trees,
             pending,
         } = side;
         drop(pending);
-        for &(start, len) in &marked {
+        for &(start, len) in marked {
             volume
                 .with_handle(4, |handle| volume.alloc.free(handle, start, len))
                 .unwrap();
@@ -255,53 +260,55 @@ fn dropping_buddies_changes_nothing_without_checksums_and_flex_groups() {
     same_free_set(&["-t", "ext2", "-b", "1024", "-g", "2048"], 3, 4000);
 }
 
+const IMAGES: [&[&str]; 7] = [
+    &["-t", "ext4", "-b", "1024", "-J", "size=1"],
+    &[
+        "-t",
+        "ext4",
+        "-b",
+        "1024",
+        "-J",
+        "size=1",
+        "-O",
+        "^64bit,^flex_bg",
+    ],
+    &[
+        "-t",
+        "ext4",
+        "-b",
+        "1024",
+        "-O",
+        "meta_bg,^resize_inode",
+        "-J",
+        "size=1",
+    ],
+    &[
+        "-t",
+        "ext4",
+        "-b",
+        "1024",
+        "-O",
+        "sparse_super2",
+        "-J",
+        "size=1",
+    ],
+    &[
+        "-t",
+        "ext4",
+        "-b",
+        "2048",
+        "-O",
+        "^metadata_csum,uninit_bg",
+        "-J",
+        "size=2",
+    ],
+    &["-t", "ext3", "-b", "1024", "-J", "size=1"],
+    &["-t", "ext2", "-b", "4096"],
+];
+
 #[test]
 fn every_block_can_be_allocated_and_freed() {
-    for options in [
-        &["-t", "ext4", "-b", "1024", "-J", "size=1"][..],
-        &[
-            "-t",
-            "ext4",
-            "-b",
-            "1024",
-            "-J",
-            "size=1",
-            "-O",
-            "^64bit,^flex_bg",
-        ],
-        &[
-            "-t",
-            "ext4",
-            "-b",
-            "1024",
-            "-O",
-            "meta_bg,^resize_inode",
-            "-J",
-            "size=1",
-        ],
-        &[
-            "-t",
-            "ext4",
-            "-b",
-            "1024",
-            "-O",
-            "sparse_super2",
-            "-J",
-            "size=1",
-        ],
-        &[
-            "-t",
-            "ext4",
-            "-b",
-            "2048",
-            "-O",
-            "^metadata_csum,uninit_bg",
-            "-J",
-            "size=2",
-        ],
-        &["-t", "ext3", "-b", "1024", "-J", "size=1"],
-        &["-t", "ext2", "-b", "4096"],
-    ] {
+    for options in IMAGES {
         let volume = Volume::make("40M", options);
         let before = volume.audit();
         let mut runs = Vec::new();
@@ -559,6 +566,19 @@ fn protected_runs_are_neither_data_nor_freed() {
     assert!(matches!(refused, Err(Error::Corrupt { .. })));
 }
 
+/// Commits, discards and drops buddies until told to stop.
+fn disturb(volume: &Volume, done: &AtomicBool) {
+    let mut rng = Rng(9);
+    while !done.load(Ordering::Relaxed) {
+        match rng.below(4) {
+            0 => volume.journal.commit_running().unwrap(),
+            1 => drop(volume.alloc.discard_all()),
+            _ => volume.drop_buddies(),
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Writers, a committer, a discarder and somebody who drops buddies, all at once.
 #[test]
 fn threads_never_share_a_block() {
@@ -615,17 +635,7 @@ fn threads_never_share_a_block() {
     };
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut rng = Rng(9);
-            while !done.load(Ordering::Relaxed) {
-                match rng.below(4) {
-                    0 => volume.journal.commit_running().unwrap(),
-                    1 => drop(volume.alloc.discard_all()),
-                    _ => volume.drop_buddies(),
-                }
-                std::thread::yield_now();
-            }
-        });
+        scope.spawn(|| disturb(&volume, &done));
         let writers: Vec<_> = (1..4)
             .map(|seed| {
                 scope.spawn({
