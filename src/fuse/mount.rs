@@ -1,7 +1,8 @@
 //! Getting a FUSE session from the kernel: mount(2) as root, else by way of fusermount3; and giving it up again.
 //!
 //! Source: the kernel's FUSE documentation (mount options); fusermount3(1) and its `_FUSE_COMMFD` protocol: the
-//! session's descriptor arrives over a socket, and with `auto_unmount` the mount lasts as long as that socket.
+//! session's descriptor arrives over a socket. Its `auto_unmount` works only with `allow_other`, since it looks into
+//! the mount as root first; so a watcher of our own calls `fusermount3 -u` when the daemon was killed.
 //! Invariants: the mount point is absolute and without symbolic links; it is never stat'ed once mounted.
 
 use crate::device::mountinfo::{self, Mount};
@@ -14,6 +15,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -52,8 +54,8 @@ pub enum MountError {
 pub struct Mounted {
     point: PathBuf,
     mount: Option<Mount>,
-    /// While it is open, fusermount3 stands by to unmount.
-    helper: Option<(UnixStream, Child)>,
+    /// Stands by to unmount, for users.
+    watcher: Option<Watcher>,
 }
 
 /// Mounts on `point`; the session's descriptor comes back with the mount.
@@ -71,12 +73,12 @@ pub fn mount(point: &Path, settings: &MountSettings) -> Result<(OwnedFd, Mounted
 }
 
 impl Mounted {
-    fn new(point: &Path, helper: Option<(UnixStream, Child)>) -> Self {
+    fn new(point: &Path, watcher: Option<Watcher>) -> Self {
         let mount = mountinfo::at(point).ok().flatten();
         Self {
             point: point.to_owned(),
             mount,
-            helper,
+            watcher,
         }
     }
 
@@ -112,12 +114,39 @@ impl Mounted {
     }
 }
 
-impl Drop for Mounted {
+/// A process that unmounts when this one ends without having stopped it.
+struct Watcher {
+    child: Child,
+    /// Its standard input: open as long as this process lives.
+    _alive: UnixStream,
+}
+
+impl Watcher {
+    fn start(point: &Path) -> io::Result<Self> {
+        const WAIT_THEN_UNMOUNT: &str = "read -r _; exec fusermount3 -uzq -- \"$0\"";
+        let (ours, theirs) = UnixStream::pair()?;
+        let child = Command::new("/bin/sh")
+            .arg("-c")
+            .arg(WAIT_THEN_UNMOUNT)
+            .arg(point)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .current_dir("/")
+            .process_group(0)
+            .spawn()?;
+        Ok(Self {
+            child,
+            _alive: ours,
+        })
+    }
+}
+
+impl Drop for Watcher {
     fn drop(&mut self) {
-        if let Some((socket, mut child)) = self.helper.take() {
-            drop(socket);
-            let _ = child.wait();
-        }
+        // The mount is gone; another one may have taken its place.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -190,8 +219,11 @@ fn mount_by_helper(
         .map_err(MountError::NoHelper)?;
     match receive(&ours) {
         Ok(fd) => {
-            drop(child.stderr.take());
-            Ok((fd, Mounted::new(point, Some((ours, child)))))
+            drop((ours, child.stderr.take()));
+            let _ = child.wait();
+            let watcher = Watcher::start(point)
+                .inspect_err(|e| log::warn!("a killed daemon will leave a dead mount: {e}"));
+            Ok((fd, Mounted::new(point, watcher.ok())))
         }
         Err(error) => {
             drop(ours);
@@ -210,7 +242,7 @@ fn mount_by_helper(
 }
 
 fn helper_options(settings: &MountSettings) -> OsString {
-    let mut options = OsString::from("auto_unmount,default_permissions,subtype=uext4");
+    let mut options = OsString::from("default_permissions,subtype=uext4");
     options.push(format!(",max_read={}", settings.max_read));
     if settings.allow_other {
         options.push(",allow_other");
