@@ -81,19 +81,19 @@ const SMALL_INODES: Ability = Ability {
 
 images! {
     defaults: "512M", "-t ext4", Ability { names: 20_000, ..EXT4 };
-    csum_seed_and_orphan_file: "256M", "-t ext4 -O metadata_csum_seed,orphan_file", EXT4;
-    blocks_of_1k: "256M", "-t ext4 -b 1024", SMALL_BLOCKS;
-    blocks_of_2k_inodes_of_512: "256M", "-t ext4 -b 2048 -I 512", SMALL_BLOCKS;
-    uninit_bg: "256M", "-t ext4 -O ^metadata_csum,uninit_bg", EXT4;
-    no_journal: "256M", "-t ext4 -O ^has_journal", EXT4;
-    no_64bit: "256M", "-t ext4 -O ^64bit", EXT4;
-    no_flex_bg: "256M", "-t ext4 -O ^flex_bg", EXT4;
-    no_extents: "256M", "-t ext4 -O ^extent,^64bit", BLOCK_MAP;
-    sparse_super2: "256M", "-t ext4 -O sparse_super2", EXT4;
-    ext3: "256M", "-t ext3", BLOCK_MAP;
-    ext2: "256M", "-t ext2", BLOCK_MAP;
-    inodes_of_128: "256M", "-t ext4 -I 128", SMALL_INODES;
-    meta_bg: "256M", "-t ext4 -O meta_bg,^resize_inode", EXT4;
+    csum_seed_and_orphan_file: "512M", "-t ext4 -O metadata_csum_seed,orphan_file", EXT4;
+    blocks_of_1k: "512M", "-t ext4 -b 1024", SMALL_BLOCKS;
+    blocks_of_2k_inodes_of_512: "512M", "-t ext4 -b 2048 -I 512", SMALL_BLOCKS;
+    uninit_bg: "512M", "-t ext4 -O ^metadata_csum,uninit_bg", EXT4;
+    no_journal: "512M", "-t ext4 -O ^has_journal", EXT4;
+    no_64bit: "512M", "-t ext4 -O ^64bit", EXT4;
+    no_flex_bg: "512M", "-t ext4 -O ^flex_bg", EXT4;
+    no_extents: "512M", "-t ext4 -O ^extent,^64bit", BLOCK_MAP;
+    sparse_super2: "512M", "-t ext4 -O sparse_super2", EXT4;
+    ext3: "512M", "-t ext3", BLOCK_MAP;
+    ext2: "512M", "-t ext2", BLOCK_MAP;
+    inodes_of_128: "512M", "-t ext4 -I 128", SMALL_INODES;
+    meta_bg: "512M", "-t ext4 -O meta_bg,^resize_inode", EXT4;
 }
 
 /// The kernel fills an image with a feature that we read and do not write: same tree, read-only, with the reason.

@@ -73,7 +73,7 @@ truncate -s 70000 files/cut
 
 if [ "$EXTENTS" = 1 ]; then
     fallocate -l 2M files/allocated
-    fallocate -n -l 3M files/small_allocated
+    echo small > files/small_allocated; fallocate -n -l 3M files/small_allocated
     seq 1 100000 > files/punched
     fallocate -p -o 8192 -l 65536 files/punched
     seq 1 100000 > files/zeroed

@@ -25,9 +25,9 @@ impl Image {
         image
     }
 
-    /// What nearly every test wants: 256 MiB with mke2fs's defaults for ext4.
+    /// What nearly every test wants: 512 MiB with mke2fs's defaults for ext4.
     pub fn default(scratch: &Scratch) -> Self {
-        Self::mke2fs(scratch, "disk.img", "256M", "-t ext4")
+        Self::mke2fs(scratch, "disk.img", "512M", "-t ext4")
     }
 
     pub fn blank(scratch: &Scratch, name: &str, size: &str) -> Self {
