@@ -19,6 +19,9 @@ use std::sync::Arc;
 pub trait Device: Send + Sync {
     /// Bytes.
     fn len(&self) -> u64;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
     /// The unit of atomic I/O (512 or 4096).
     fn sector_size(&self) -> u32;
     fn read_only(&self) -> bool;

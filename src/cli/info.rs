@@ -15,6 +15,7 @@ use crate::format::superblock::{OFFSET, SIZE, Superblock, state};
 use crate::journal::recover::{self, LogMap};
 use serde::Serialize;
 use serde_json::Value;
+use std::io::Write;
 use std::path::Path;
 
 #[derive(Debug, Serialize)]
@@ -58,14 +59,15 @@ pub(super) fn run(source: &Path, offset: u64, json: bool) -> Outcome {
     let device = FileDevice::peek(source, offset).map_err(Failure::system)?;
     let info =
         gather(&device).map_err(|e| Failure::system(format!("{}: {e}", source.display())))?;
-    if json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&info).map_err(Failure::system)?
-        );
+    let shown = if json {
+        let mut json = serde_json::to_string_pretty(&info).map_err(Failure::system)?;
+        json.push('\n');
+        json
     } else {
-        print!("{}", text(&info));
-    }
+        text(&info)
+    };
+    // A reader that has seen enough closes its end.
+    let _ = std::io::stdout().write_all(shown.as_bytes());
     Ok(())
 }
 
@@ -295,7 +297,7 @@ fn amount(bytes: u128) -> String {
         tenths /= 1024;
         unit += 1;
     }
-    let fraction = if tenths % 10 == 0 {
+    let fraction = if tenths.is_multiple_of(10) {
         String::new()
     } else {
         format!(".{}", tenths % 10)

@@ -35,9 +35,9 @@ impl Bounce {
 
     /// Whether a transfer needs no help. `position` may be that of a longer run of aligned slices.
     pub(super) fn is_aligned(&self, position: u64, bytes: &[u8]) -> bool {
-        position % self.unit as u64 == 0
-            && bytes.len() % self.unit == 0
-            && bytes.as_ptr().addr() % self.memory == 0
+        position.is_multiple_of(self.unit as u64)
+            && bytes.len().is_multiple_of(self.unit)
+            && bytes.as_ptr().addr().is_multiple_of(self.memory)
     }
 
     pub(super) fn read(&self, file: &File, position: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -229,7 +229,7 @@ impl FileDevice {
     /// Whether a block device takes `position..position + length` in an ioctl.
     fn in_sectors(&self, position: u64, length: u64) -> bool {
         let sector = u64::from(self.sector_size);
-        !self.block_device || (position % sector == 0 && length % sector == 0)
+        !self.block_device || (position.is_multiple_of(sector) && length.is_multiple_of(sector))
     }
 
     fn write_zero_bytes(&self, mut position: u64, mut length: u64) -> io::Result<()> {

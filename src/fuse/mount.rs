@@ -55,7 +55,7 @@ pub struct Mounted {
     point: PathBuf,
     mount: Option<Mount>,
     /// Stands by to unmount, for users.
-    watcher: Option<Watcher>,
+    _watcher: Option<Watcher>,
 }
 
 /// Mounts on `point`; the session's descriptor comes back with the mount.
@@ -78,7 +78,7 @@ impl Mounted {
         Self {
             point: point.to_owned(),
             mount,
-            watcher,
+            _watcher: watcher,
         }
     }
 
