@@ -22,7 +22,8 @@ fn tool(name: &str) -> PathBuf {
 fn stage(scratch: &Scratch, size: &str, minutes: u64) -> (Image, Mount) {
     let image = Image::mke2fs(scratch, "disk.img", size, "-t ext4");
     let limit = Duration::from_secs(60 * minutes);
-    let mount = Mount::patient(Kind::on_trial(), image.path(), &scratch.dir("mnt"), "dev,suid,allow_other", limit);
+    let options = if Kind::on_trial() == Kind::Kernel { "" } else { "dev,suid,allow_other" };
+    let mount = Mount::patient(Kind::on_trial(), image.path(), &scratch.dir("mnt"), options, limit);
     (image, mount)
 }
 
