@@ -6,6 +6,10 @@
 use super::{Reply, Request, address, write_line};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// How long a daemon that is well may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A connection to the daemon of one mount.
 pub struct Client {
@@ -21,13 +25,18 @@ impl Client {
         })
     }
 
+    /// # Errors
+    /// What the daemon refuses; or it is stopped and says nothing (a sync may take as long as it needs).
     pub fn ask(&mut self, request: Request) -> io::Result<serde_json::Value> {
+        let patience = (request != Request::Sync).then_some(PATIENCE);
+        self.stream.get_mut().set_read_timeout(patience)?;
         write_line(self.stream.get_mut(), &request)?;
         self.reply()
     }
 
     /// After `Request::Umount` and the unmount: waits until the daemon has written everything and is gone.
     pub fn wait_for_end(&mut self) -> io::Result<()> {
+        self.stream.get_mut().set_read_timeout(None)?;
         let outcome = self.reply();
         // What it says comes before it closes the device; what the socket says comes after.
         let _ = io::copy(&mut Read::take(&mut self.stream, u64::MAX), &mut io::sink());
@@ -36,7 +45,14 @@ impl Client {
 
     fn reply(&mut self) -> io::Result<serde_json::Value> {
         let mut line = String::new();
-        self.stream.read_line(&mut line)?;
+        if let Err(error) = self.stream.read_line(&mut line) {
+            return Err(match error.kind() {
+                io::ErrorKind::WouldBlock => {
+                    io::Error::new(io::ErrorKind::TimedOut, "the daemon does not answer")
+                }
+                _ => error,
+            });
+        }
         if line.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
