@@ -265,6 +265,15 @@ impl Superblock {
         s_last_error_time set_s_last_error_time 0x1cc 0x279;
     }
 
+    /// The user whose files may use the reserved blocks; the upper halves lie far behind.
+    pub fn def_resuid(&self) -> u32 {
+        u32::from(self.s_def_resuid()) | (u32::from(le16(&self.bytes[..], 0x284)) << 16)
+    }
+
+    pub fn def_resgid(&self) -> u32 {
+        u32::from(self.s_def_resgid()) | (u32::from(le16(&self.bytes[..], 0x286)) << 16)
+    }
+
     pub fn s_uuid(&self) -> [u8; 16] {
         self.array(0x68)
     }

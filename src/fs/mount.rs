@@ -18,7 +18,7 @@ use crate::fs::known::Known;
 use crate::fs::reap::Reaper;
 use crate::fs::super_state::{self, SuperblockState};
 use crate::fs::{ErrorPolicy, Fs, Options};
-use crate::ids::InodeNumber;
+use crate::ids::{FsBlock, InodeNumber};
 use crate::inode::orphan::Orphans;
 use crate::inode::{InodeStore, InodeTable};
 use crate::journal::log::Log;
@@ -37,6 +37,8 @@ struct Opened {
     sb: Superblock,
     geo: Arc<Geometry>,
     log: Option<Log>,
+    /// Where the journal lies: no file may have these blocks.
+    journal_runs: Vec<(FsBlock, u32)>,
     read_only: bool,
     notices: Vec<String>,
 }
@@ -149,10 +151,12 @@ fn open(mut device: Arc<dyn Device>, options: &Options) -> Result<Opened> {
     }
     let mut geo = Arc::new(geo);
     let mut log = None;
+    let mut journal_runs = Vec::new();
     let mut sb = sb;
     if geo.features.has_compat(compat::HAS_JOURNAL) && !options.no_load {
         let (replayed, opened_log, recovery) = recover_journal(device, &geo, read_only)?;
         device = replayed;
+        journal_runs = opened_log.runs();
         if recovery.replayed {
             let (tids, blocks) = (recovery.transactions, recovery.blocks);
             let how = if read_only { " in memory" } else { "" };
@@ -165,7 +169,7 @@ fn open(mut device: Arc<dyn Device>, options: &Options) -> Result<Opened> {
         notices.push("read-only: the journal was not replayed (noload)".into());
         read_only = true;
     }
-    Ok(Opened { device, sb, geo, log, read_only, notices })
+    Ok(Opened { device, sb, geo, log, journal_runs, read_only, notices })
 }
 
 /// Replays what the journal holds: onto the device, or for a read-only mount into an overlay.
@@ -193,12 +197,13 @@ fn recover_journal(
 }
 
 fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
-    let Opened { device, sb, geo, log, read_only, notices } = opened;
+    let Opened { device, sb, geo, log, journal_runs, read_only, notices } = opened;
     options.read_only = read_only;
     let memory = Memory::new(options.memory, geo.block_size, options.max_write);
     let cache = BlockCache::new(Arc::clone(&device), Arc::clone(&geo), Arc::clone(&memory));
     let settings = Settings { reserved_blocks: sb.s_r_blocks_count(), read_only };
     let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(&memory), settings)?;
+    alloc.protect(&journal_runs);
     let interval = options.commit_interval;
     let journal = Journal::new(Arc::clone(&cache), Arc::clone(&clock), log, interval);
     journal.listen(Arc::clone(&alloc) as Arc<_>);
@@ -230,7 +235,7 @@ fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<
         store: Arc::clone(&store),
         journal: Arc::clone(&journal),
         orphans: Arc::clone(&orphans),
-        reserved_for: (u32::from(sb.s_def_resuid()), u32::from(sb.s_def_resgid())),
+        reserved_for: (sb.def_resuid(), sb.def_resgid()),
     };
     let policy = options.errors.unwrap_or(match sb.s_errors() {
         1 => ErrorPolicy::Continue,

@@ -89,6 +89,11 @@ impl Log {
         }
     }
 
+    /// Where the journal lies on the volume: first blocks and lengths.
+    pub fn runs(&self) -> Vec<(FsBlock, u32)> {
+        self.map.runs().iter().map(|run| (run.start, run.len)).collect()
+    }
+
     pub fn next_tid(&self) -> Tid {
         self.next
     }
