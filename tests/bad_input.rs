@@ -21,18 +21,39 @@ fn refused_source(source: &Path, dir: &Path, words: &[&str]) {
     if mounted {
         attempt!(UEXT4, "umount", dir);
     }
-    assert!(!mounted && !outcome.ok() && !outcome.timed_out, "mounted: {}", outcome.describe());
-    assert_eq!(outcome.stderr.lines().count(), 1, "not one line: {}", outcome.describe());
+    assert!(
+        !mounted && !outcome.ok() && !outcome.timed_out,
+        "mounted: {}",
+        outcome.describe()
+    );
+    assert_eq!(
+        outcome.stderr.lines().count(),
+        1,
+        "not one line: {}",
+        outcome.describe()
+    );
     for word in words {
-        assert!(outcome.stderr.contains(word), "no `{word}` in: {}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains(word),
+            "no `{word}` in: {}",
+            outcome.stderr
+        );
     }
 }
 
 #[test]
 fn a_file_that_is_not_ext4() {
     let scratch = Scratch::new();
-    refused(&scratch, &Image::blank(&scratch, "disk.img", "8M"), &["disk.img"]);
-    refused(&scratch, &Image::blank(&scratch, "empty.img", "0"), &["empty.img"]);
+    refused(
+        &scratch,
+        &Image::blank(&scratch, "disk.img", "8M"),
+        &["disk.img"],
+    );
+    refused(
+        &scratch,
+        &Image::blank(&scratch, "empty.img", "0"),
+        &["empty.img"],
+    );
 }
 
 #[test]
@@ -58,7 +79,11 @@ fn an_unknown_ro_compat_feature_is_read_only() {
     image.debugfs(true, "set_super_value feature_ro_compat 0x800046b");
     let before = image.sha256();
     let mount = Mount::new(Kind::Uext4, image.path(), &scratch.dir("mnt"), "");
-    assert!(mount.is_read_only() && mount.log().contains("read-only"), "{}", mount.log());
+    assert!(
+        mount.is_read_only() && mount.log().contains("read-only"),
+        "{}",
+        mount.log()
+    );
     mount.unmount();
     assert_eq!(before, image.sha256());
 }

@@ -24,7 +24,15 @@ impl Image {
     fn make(size: &str, options: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a scratch directory");
         let path = dir.path().join("image");
-        run("mke2fs", &[&["-q", "-F"], options, &[path.to_str().expect("ASCII"), size]].concat());
+        run(
+            "mke2fs",
+            &[
+                &["-q", "-F"],
+                options,
+                &[path.to_str().expect("ASCII"), size],
+            ]
+            .concat(),
+        );
         Self { _dir: dir, path }
     }
 
@@ -55,16 +63,21 @@ fn fsck(path: &Path) {
 
 fn file(fs: &Fs, parent: InodeNumber, name: &str) -> InodeNumber {
     let new = NewNode::File { mode: 0o644 };
-    fs.create(Caller::default(), parent, name.as_bytes(), new, 0o022).expect(name).ino
+    fs.create(Caller::default(), parent, name.as_bytes(), new, 0o022)
+        .expect(name)
+        .ino
 }
 
 fn dir(fs: &Fs, parent: InodeNumber, name: &str) -> InodeNumber {
     let new = NewNode::Directory { mode: 0o755 };
-    fs.create(Caller::default(), parent, name.as_bytes(), new, 0o022).expect(name).ino
+    fs.create(Caller::default(), parent, name.as_bytes(), new, 0o022)
+        .expect(name)
+        .ino
 }
 
 fn write(fs: &Fs, ino: InodeNumber, offset: u64, data: &[u8]) {
-    fs.write(ino, offset, data, WriteMode::default()).expect("a write");
+    fs.write(ino, offset, data, WriteMode::default())
+        .expect("a write");
 }
 
 fn names(fs: &Fs, ino: InodeNumber) -> Vec<Vec<u8>> {
@@ -97,47 +110,99 @@ fn everything(size: &str, options: &[&str]) {
     let big = file(&fs, a, "big");
     write(&fs, big, 0, &pattern);
     write(&fs, big, 1_000_001, &pattern[..5000]);
-    assert_eq!(fs.read(big, 100, 5000).expect("read").as_slice(), &pattern[100..5100]);
-    assert_eq!(fs.read(big, 1_000_001, 5000).expect("read").as_slice(), &pattern[..5000]);
-    assert!(fs.read(big, 300_000, 1000).expect("read").as_slice().iter().all(|&b| b == 0));
+    assert_eq!(
+        fs.read(big, 100, 5000).expect("read").as_slice(),
+        &pattern[100..5100]
+    );
+    assert_eq!(
+        fs.read(big, 1_000_001, 5000).expect("read").as_slice(),
+        &pattern[..5000]
+    );
+    assert!(
+        fs.read(big, 300_000, 1000)
+            .expect("read")
+            .as_slice()
+            .iter()
+            .all(|&b| b == 0)
+    );
     assert!(fs.seek(big, 400_000, Whence::Data).expect("data") > 900_000);
     for i in 0..3000 {
         file(&fs, a, &format!("file-{i:05}-with-a-rather-long-name"));
     }
     assert_eq!(names(&fs, a).len(), 3003);
     for i in (0..3000).step_by(2) {
-        fs.unlink(a, format!("file-{i:05}-with-a-rather-long-name").as_bytes()).expect("unlink");
+        fs.unlink(a, format!("file-{i:05}-with-a-rather-long-name").as_bytes())
+            .expect("unlink");
     }
     fs.link(big, b, b"hard").expect("link");
     let long = vec![b'x'; 200];
     for target in [b"short".as_slice(), &long] {
         let name = [b"link".as_slice(), &target[..5]].concat();
         let new = NewNode::Symlink { target };
-        let made = fs.create(Caller::default(), b, &name, new, 0).expect("symlink");
+        let made = fs
+            .create(Caller::default(), b, &name, new, 0)
+            .expect("symlink");
         assert_eq!(fs.readlink(made.ino).expect("readlink"), target);
     }
-    let new = NewNode::Special { mode: 0o020_644, rdev: (1, 300) };
-    let node = fs.create(Caller::default(), b, b"null", new, 0).expect("mknod");
+    let new = NewNode::Special {
+        mode: 0o020_644,
+        rdev: (1, 300),
+    };
+    let node = fs
+        .create(Caller::default(), b, b"null", new, 0)
+        .expect("mknod");
     assert_eq!(node.rdev, (1, 300));
-    fs.setxattr(Caller::default(), big, b"user.k", Some(b"v"), SetMode::Create).expect("setxattr");
-    fs.setxattr(Caller::default(), big, b"user.l", Some(&long), SetMode::Any).expect("setxattr");
+    fs.setxattr(
+        Caller::default(),
+        big,
+        b"user.k",
+        Some(b"v"),
+        SetMode::Create,
+    )
+    .expect("setxattr");
+    fs.setxattr(Caller::default(), big, b"user.l", Some(&long), SetMode::Any)
+        .expect("setxattr");
     assert_eq!(fs.getxattr(big, b"user.l").expect("getxattr"), long);
-    let set = SetAttr { size: Some(123_456), mode: Some(0o600), ..SetAttr::default() };
-    assert_eq!(fs.setattr(Caller::default(), big, &set).expect("truncate").size, 123_456);
+    let set = SetAttr {
+        size: Some(123_456),
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    assert_eq!(
+        fs.setattr(Caller::default(), big, &set)
+            .expect("truncate")
+            .size,
+        123_456
+    );
     let c = dir(&fs, a, "c");
     file(&fs, c, "inside");
     let root = Caller::default();
-    fs.rename(root, (a, b"c"), (b, b"moved"), RenameMode::NoReplace).expect("rename");
-    fs.rename(root, (b, b"hard"), (b, b"linkshort"), RenameMode::Replace).expect("rename");
-    fs.rename(root, (ROOT, b"a"), (b, b"moved"), RenameMode::Exchange).expect("exchange");
+    fs.rename(root, (a, b"c"), (b, b"moved"), RenameMode::NoReplace)
+        .expect("rename");
+    fs.rename(root, (b, b"hard"), (b, b"linkshort"), RenameMode::Replace)
+        .expect("rename");
+    fs.rename(root, (ROOT, b"a"), (b, b"moved"), RenameMode::Exchange)
+        .expect("exchange");
     let loops = fs.rename(root, (ROOT, b"b"), (c, b"x"), RenameMode::Replace);
     assert!(loops.is_ok() || loops.expect_err("EINVAL").is_posix(Posix::Inval));
-    if !options.contains(&"ext2") && !options.contains(&"ext3") && !options.contains(&"^extent,^64bit") {
-        fs.fallocate(big, Fallocate::Allocate, 2_000_000, 500_000, true).expect("fallocate");
-        fs.fallocate(big, Fallocate::ZeroRange, 10_000, 50_000, false).expect("zero");
+    if !options.contains(&"ext2")
+        && !options.contains(&"ext3")
+        && !options.contains(&"^extent,^64bit")
+    {
+        fs.fallocate(big, Fallocate::Allocate, 2_000_000, 500_000, true)
+            .expect("fallocate");
+        fs.fallocate(big, Fallocate::ZeroRange, 10_000, 50_000, false)
+            .expect("zero");
     }
-    fs.fallocate(big, Fallocate::PunchHole, 4_000, 40_000, true).expect("punch");
-    assert!(fs.read(big, 4_000, 40_000).expect("read").as_slice().iter().all(|&b| b == 0));
+    fs.fallocate(big, Fallocate::PunchHole, 4_000, 40_000, true)
+        .expect("punch");
+    assert!(
+        fs.read(big, 4_000, 40_000)
+            .expect("read")
+            .as_slice()
+            .iter()
+            .all(|&b| b == 0)
+    );
     fs.fsync_wait(big).expect("fsync");
     fs.unmount().expect("unmount");
     drop(fs);
@@ -152,7 +217,17 @@ fn everything(size: &str, options: &[&str]) {
 
 #[test]
 fn default_image() {
-    everything("128M", &["-t", "ext4", "-b", "4096", "-O", "metadata_csum_seed,orphan_file"]);
+    everything(
+        "128M",
+        &[
+            "-t",
+            "ext4",
+            "-b",
+            "4096",
+            "-O",
+            "metadata_csum_seed,orphan_file",
+        ],
+    );
 }
 
 #[test]
@@ -199,7 +274,10 @@ fn small_inodes() {
 
 #[test]
 fn meta_groups() {
-    everything("300M", &["-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode"]);
+    everything(
+        "300M",
+        &["-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode"],
+    );
 }
 
 #[test]
@@ -214,7 +292,11 @@ fn large_blocks() {
 
 #[test]
 fn a_crash_loses_nothing_that_was_synced() {
-    for features in ["metadata_csum_seed,orphan_file", "^metadata_csum", "^orphan_file,^64bit"] {
+    for features in [
+        "metadata_csum_seed,orphan_file",
+        "^metadata_csum",
+        "^orphan_file,^64bit",
+    ] {
         let image = Image::make("64M", &["-t", "ext4", "-b", "1024", "-O", features]);
         let fs = image.mount();
         let a = dir(&fs, ROOT, "a");
@@ -223,7 +305,8 @@ fn a_crash_loses_nothing_that_was_synced() {
             let ino = file(&fs, a, &format!("kept-{i}"));
             write(&fs, ino, 0, &data[..500 * (i + 1)]);
             if i % 3 == 0 {
-                fs.unlink(a, format!("kept-{i}").as_bytes()).expect("unlink");
+                fs.unlink(a, format!("kept-{i}").as_bytes())
+                    .expect("unlink");
             }
         }
         let last = file(&fs, a, "last");
@@ -238,9 +321,17 @@ fn a_crash_loses_nothing_that_was_synced() {
         drop(fs);
         let device = FileDevice::open(&crashed, &Access::default()).expect("the image opens");
         let fs = Fs::mount(Arc::new(device) as Arc<dyn Device>, Options::default()).expect("mount");
-        assert!(fs.notices().iter().any(|n| n.starts_with("journal replayed")), "{features}");
+        assert!(
+            fs.notices()
+                .iter()
+                .any(|n| n.starts_with("journal replayed")),
+            "{features}"
+        );
         let attr = fs.lookup(a, b"last").expect("the file is there");
-        assert_eq!(fs.read(attr.ino, 0, data.len()).expect("read").as_slice(), data);
+        assert_eq!(
+            fs.read(attr.ino, 0, data.len()).expect("read").as_slice(),
+            data
+        );
         for i in 0..200 {
             let found = fs.lookup(a, format!("kept-{i}").as_bytes());
             assert_eq!(found.is_ok(), i % 3 != 0);

@@ -14,7 +14,9 @@ use std::time::Duration;
 /// A file's content follows from its number.
 fn content(number: u32) -> Vec<u8> {
     let len = 1000 + (number as usize * 7919) % 60_000;
-    (0..len).map(|at| ((at as u32).wrapping_mul(31).wrapping_add(number) >> 3) as u8).collect()
+    (0..len)
+        .map(|at| ((at as u32).wrapping_mul(31).wrapping_add(number) >> 3) as u8)
+        .collect()
 }
 
 /// Writes and fsyncs files until the daemon is gone; `done` is the number of whole ones.
@@ -49,8 +51,12 @@ fn kill_after(pause: Duration) {
 
     let mount = Mount::new(Kind::Uext4, image.path(), &scratch.dir("again"), "");
     for number in 0..done {
-        let found = std::fs::read(mount.at(number.to_string())).unwrap_or_else(|e| panic!("fsynced file {number}: {e}"));
-        assert!(found == content(number), "fsynced file {number} of {done} is not whole");
+        let found = std::fs::read(mount.at(number.to_string()))
+            .unwrap_or_else(|e| panic!("fsynced file {number}: {e}"));
+        assert!(
+            found == content(number),
+            "fsynced file {number} of {done} is not whole"
+        );
     }
     mount.unmount();
     judge::clean(&image);
@@ -69,11 +75,19 @@ fn e2fsck_replays_what_a_killed_daemon_left() {
     let image = Image::default(&scratch);
     let mount = Mount::new(Kind::Uext4, image.path(), &scratch.dir("mnt"), "");
     std::fs::write(mount.at("kept"), "kept").expect("write");
-    File::open(mount.at("kept")).and_then(|file| file.sync_all()).expect("fsync");
+    File::open(mount.at("kept"))
+        .and_then(|file| file.sync_all())
+        .expect("fsync");
     mount.kill();
     let outcome = harness::attempt!("e2fsck", "-fp", image.path());
-    assert!(matches!(outcome.code, Some(0 | 1)), "{}", outcome.describe());
+    assert!(
+        matches!(outcome.code, Some(0 | 1)),
+        "{}",
+        outcome.describe()
+    );
     judge::clean(&image);
-    let kept = harness::mount::with_kernel(&image, &scratch.dir("kernel"), "ro", |root| std::fs::read(root.join("kept")));
+    let kept = harness::mount::with_kernel(&image, &scratch.dir("kernel"), "ro", |root| {
+        std::fs::read(root.join("kept"))
+    });
     assert_eq!(kept.expect("kept"), b"kept");
 }

@@ -5,7 +5,10 @@ use uext4::format::features::{KNOWN, Treatment, Word};
 #[test]
 fn feature_table_is_that_of_the_code() {
     let readme = include_str!("../README.md");
-    let rows: Vec<&str> = readme.lines().filter(|line| line.contains("compat |")).collect();
+    let rows: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.contains("compat |"))
+        .collect();
     let expected: Vec<String> = KNOWN
         .iter()
         .map(|feature| {

@@ -15,15 +15,29 @@ use std::time::Duration;
 fn tool(name: &str) -> PathBuf {
     let dir = std::env::var_os("UEXT4_TOOLS").expect("UEXT4_TOOLS: run `cargo xtask test`");
     let path = Path::new(&dir).join(name);
-    assert!(path.is_file(), "{} is missing: run `cargo xtask setup`", path.display());
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo xtask setup`",
+        path.display()
+    );
     path
 }
 
 fn stage(scratch: &Scratch, size: &str, minutes: u64) -> (Image, Mount) {
     let image = Image::mke2fs(scratch, "disk.img", size, "-t ext4");
     let limit = Duration::from_secs(60 * minutes);
-    let options = if Kind::on_trial() == Kind::Kernel { "" } else { "dev,suid,allow_other" };
-    let mount = Mount::patient(Kind::on_trial(), image.path(), &scratch.dir("mnt"), options, limit);
+    let options = if Kind::on_trial() == Kind::Kernel {
+        ""
+    } else {
+        "dev,suid,allow_other"
+    };
+    let mount = Mount::patient(
+        Kind::on_trial(),
+        image.path(),
+        &scratch.dir("mnt"),
+        options,
+        limit,
+    );
     (image, mount)
 }
 
@@ -44,9 +58,18 @@ fn pjdfstest(remount: bool, patterns: &[&str]) -> Outcome {
     let scratch = Scratch::new();
     let (image, mount) = stage(&scratch, "512M", 10);
     run!("chmod", "755", scratch.path());
-    std::fs::write(scratch.file("pjdfstest.toml"), PJDFSTEST.replace("REMOUNT", &remount.to_string())).expect("config");
+    std::fs::write(
+        scratch.file("pjdfstest.toml"),
+        PJDFSTEST.replace("REMOUNT", &remount.to_string()),
+    )
+    .expect("config");
     let mut command = Command::new(tool("pjdfstest"));
-    command.arg("-c").arg(scratch.file("pjdfstest.toml")).arg("-p").arg(mount.path()).args(["-s", "/dev/shm"]);
+    command
+        .arg("-c")
+        .arg(scratch.file("pjdfstest.toml"))
+        .arg("-p")
+        .arg(mount.path())
+        .args(["-s", "/dev/shm"]);
     let outcome = attempt_with(Duration::from_secs(480), command.args(patterns));
     mount.unmount();
     judge::clean(&image);
@@ -75,7 +98,10 @@ fn fsx_finds_no_mismatch_in_100000_operations() {
         truncate = 5\nfsync = 0.2\nfdatasync = 0.2\nposix_fallocate = 2\npunch_hole = 2\nsendfile = 1\n";
     std::fs::write(scratch.file("fsx.toml"), config).expect("config");
     let mut command = Command::new(tool("fsx"));
-    command.arg("-f").arg(scratch.file("fsx.toml")).args(["-q", "-S", "4", "-N", "100000"]);
+    command
+        .arg("-f")
+        .arg(scratch.file("fsx.toml"))
+        .args(["-q", "-S", "4", "-N", "100000"]);
     command.arg("-P").arg(scratch.path()).arg(mount.at("fsx"));
     attempt_with(Duration::from_secs(540), &mut command).expect_ok("fsx");
     mount.unmount();
@@ -86,9 +112,23 @@ fn fio(engine: &str, direct: &str) {
     let scratch = Scratch::new();
     let (image, mount) = stage(&scratch, "1G", 5);
     let mut command = Command::new("fio");
-    command.args(["--name=verify", "--rw=randrw", "--bs=4k", "--size=64m", "--verify=crc32c", "--verify_fatal=1"]);
-    command.args(["--iodepth=8", "--randseed=7", "--end_fsync=1", "--output-format=terse"]);
-    command.arg(format!("--ioengine={engine}")).arg(format!("--direct={direct}"));
+    command.args([
+        "--name=verify",
+        "--rw=randrw",
+        "--bs=4k",
+        "--size=64m",
+        "--verify=crc32c",
+        "--verify_fatal=1",
+    ]);
+    command.args([
+        "--iodepth=8",
+        "--randseed=7",
+        "--end_fsync=1",
+        "--output-format=terse",
+    ]);
+    command
+        .arg(format!("--ioengine={engine}"))
+        .arg(format!("--direct={direct}"));
     command.arg(format!("--directory={}", mount.path().display()));
     attempt_with(Duration::from_secs(240), &mut command).expect_ok("fio");
     mount.unmount();
@@ -116,7 +156,10 @@ fn fio_verifies_mmap() {
 /// Stressors that cannot pass, and why.
 const EXPECTED: &[(&str, &str)] = &[
     ("binderfs", "needs the kernel's binderfs, not ours"),
-    ("verity", "ext4's verity feature is not among mke2fs's defaults; fuse(4) has no call for it"),
+    (
+        "verity",
+        "ext4's verity feature is not among mke2fs's defaults; fuse(4) has no call for it",
+    ),
     ("fiemap", "FIEMAP never reaches a plain FUSE daemon"),
 ];
 
@@ -129,7 +172,10 @@ fn stress_ng_filesystem_class_passes() {
         &harness::args!["--class", "filesystem?"],
     );
     let text = format!("{}{}", listed.stdout, listed.stderr);
-    let names = text.split("stressors:").nth(1).expect("a list of stressors");
+    let names = text
+        .split("stressors:")
+        .nth(1)
+        .expect("a list of stressors");
     let scratch = Scratch::new();
     let (image, mount) = stage(&scratch, "2G", 10);
     let work = mount.at("stress");
@@ -137,10 +183,19 @@ fn stress_ng_filesystem_class_passes() {
     let mut failed = Vec::new();
     for name in names.split_whitespace() {
         let mut command = Command::new("stress-ng");
-        command.args([&format!("--{name}"), "1", "--timeout", "2", "--temp-path"]).arg(&work);
-        let outcome = attempt_with(Duration::from_secs(40), command.args(["--verify", "--metrics-brief"]));
+        command
+            .args([&format!("--{name}"), "1", "--timeout", "2", "--temp-path"])
+            .arg(&work);
+        let outcome = attempt_with(
+            Duration::from_secs(40),
+            command.args(["--verify", "--metrics-brief"]),
+        );
         let expected = EXPECTED.iter().find(|(listed, _)| *listed == name);
-        println!("stress-ng {name}: {:?} {}", outcome.code, expected.map_or("", |(_, why)| why));
+        println!(
+            "stress-ng {name}: {:?} {}",
+            outcome.code,
+            expected.map_or("", |(_, why)| why)
+        );
         if !outcome.ok() && expected.is_none() {
             failed.push(format!("{name}: {}", outcome.describe()));
         }

@@ -69,6 +69,13 @@ impl Image {
         file.write_all_at(bytes, offset).expect("image bytes");
     }
 
+    /// `count` sectors of 512 bytes from sector `first`.
+    pub fn sectors(&self, first: u64, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count * 512];
+        self.read(first * 512, &mut bytes);
+        bytes
+    }
+
     /// Changes one byte for another.
     pub fn damage(&self, offset: u64) {
         let mut byte = [0];

@@ -24,38 +24,6 @@ impl LoopDevice {
         &self.path
     }
 
-    /// The node of a partition (`losetup -P`), once the kernel made it.
-    pub fn partition(&self, number: u32) -> PathBuf {
-        let node = PathBuf::from(format!("{}p{number}", self.path.display()));
-        for _ in 0..100 {
-            if node.exists() {
-                return node;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        self.make_node(&node);
-        node
-    }
-
-    /// Without udev nobody makes the node; sysfs has its numbers.
-    fn make_node(&self, node: &Path) {
-        let name = node
-            .file_name()
-            .expect("name")
-            .to_string_lossy()
-            .into_owned();
-        let parent = self
-            .path
-            .file_name()
-            .expect("name")
-            .to_string_lossy()
-            .into_owned();
-        let numbers = std::fs::read_to_string(format!("/sys/block/{parent}/{name}/dev"))
-            .expect("a partition in sysfs");
-        let (major, minor) = numbers.trim().split_once(':').expect("MAJOR:MINOR");
-        run!("mknod", node, "b", major, minor);
-    }
-
     fn detach(&self) -> bool {
         attempt!("losetup", "-d", self.path).ok()
     }

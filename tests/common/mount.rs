@@ -206,7 +206,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.watchdog.is_none() && self.device.is_none() {
+        if self.daemon.is_none() && !is_mounted(&self.dir) {
             return;
         }
         if let Err(why) = self.finish() {
