@@ -101,10 +101,10 @@ fn node(path: &Path, meta: &Metadata, same_as: PathBuf, sha256: Option<String>) 
     }
 }
 
-/// All of them by one process; a file's name may hold anything but a newline.
+/// Of all files with content, by one process; a file's name may hold anything but a newline.
 fn hashes(root: &Path) -> BTreeMap<PathBuf, String> {
     let script = format!(
-        "cd '{}' && find . -xdev -type f -print0 | xargs -0 -r sha256sum -bz | tr '\\0' '\\n'",
+        "cd '{}' && find . -xdev -type f -size +0 -print0 | xargs -0 -r sha256sum -bz | tr '\\0' '\\n'",
         root.display()
     );
     let mut hashes = BTreeMap::new();
@@ -117,7 +117,7 @@ fn hashes(root: &Path) -> BTreeMap<PathBuf, String> {
 
 /// Every attribute that listxattr(2) names, without following a symlink.
 pub fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut names = vec![0; 65536];
+    let mut names = vec![0; 8192];
     let len = rustix::fs::llistxattr(path, &mut names)
         .unwrap_or_else(|e| panic!("listxattr {}: {e}", path.display()));
     let mut found = BTreeMap::new();
