@@ -124,6 +124,7 @@ fn fio(engine: &str, direct: &str) {
         "--iodepth=8",
         "--randseed=7",
         "--end_fsync=1",
+        "--verify_state_save=0",
         "--output-format=terse",
     ]);
     command

@@ -56,7 +56,7 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
+        if !self.enabled(record.metadata()) || is_interrupted_request(record) {
             return;
         }
         keep(record);
@@ -70,6 +70,12 @@ impl Log for Logger {
             sink.flush();
         }
     }
+}
+
+/// A reply to a request whose caller was killed meanwhile: ENOENT from the connection, and nobody misses it.
+fn is_interrupted_request(record: &Record<'_>) -> bool {
+    let no_such_request = std::io::Error::from(rustix::io::Errno::NOENT).to_string();
+    record.target() == "fuser::reply" && record.args().to_string().ends_with(&no_such_request)
 }
 
 fn keep(record: &Record<'_>) {
@@ -93,6 +99,18 @@ fn keep(record: &Record<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_replies_that_nobody_waits_for_are_dropped() {
+        let drops = |target, text: &str| {
+            let mut record = Record::builder();
+            is_interrupted_request(&record.target(target).args(format_args!("{text}")).build())
+        };
+        let gone = "Failed to send FUSE reply: No such file or directory (os error 2)";
+        assert!(drops("fuser::reply", gone));
+        assert!(!drops("fuser::reply", "Failed to send FUSE reply: Invalid argument (os error 22)"));
+        assert!(!drops("uext4::fs", gone));
+    }
 
     #[test]
     fn the_newest_records_are_kept() {
