@@ -106,103 +106,13 @@ fn everything(size: &str, options: &[&str]) {
     assert!(!fs.is_read_only(), "{options:?}: {:?}", fs.notices());
     let a = dir(&fs, ROOT, "a");
     let b = dir(&fs, ROOT, "b");
-    let pattern: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
-    let big = file(&fs, a, "big");
-    write(&fs, big, 0, &pattern);
-    write(&fs, big, 1_000_001, &pattern[..5000]);
-    assert_eq!(
-        fs.read(big, 100, 5000).expect("read").as_slice(),
-        &pattern[100..5100]
-    );
-    assert_eq!(
-        fs.read(big, 1_000_001, 5000).expect("read").as_slice(),
-        &pattern[..5000]
-    );
-    assert!(
-        fs.read(big, 300_000, 1000)
-            .expect("read")
-            .as_slice()
-            .iter()
-            .all(|&b| b == 0)
-    );
-    assert!(fs.seek(big, 400_000, Whence::Data).expect("data") > 900_000);
-    for i in 0..3000 {
-        file(&fs, a, &format!("file-{i:05}-with-a-rather-long-name"));
-    }
-    assert_eq!(names(&fs, a).len(), 3003);
-    for i in (0..3000).step_by(2) {
-        fs.unlink(a, format!("file-{i:05}-with-a-rather-long-name").as_bytes())
-            .expect("unlink");
-    }
+    let big = data(&fs, a);
+    many_names(&fs, a);
     fs.link(big, b, b"hard").expect("link");
-    let long = vec![b'x'; 200];
-    for target in [b"short".as_slice(), &long] {
-        let name = [b"link".as_slice(), &target[..5]].concat();
-        let new = NewNode::Symlink { target };
-        let made = fs
-            .create(Caller::default(), b, &name, new, 0)
-            .expect("symlink");
-        assert_eq!(fs.readlink(made.ino).expect("readlink"), target);
-    }
-    let new = NewNode::Special {
-        mode: 0o020_644,
-        rdev: (1, 300),
-    };
-    let node = fs
-        .create(Caller::default(), b, b"null", new, 0)
-        .expect("mknod");
-    assert_eq!(node.rdev, (1, 300));
-    fs.setxattr(
-        Caller::default(),
-        big,
-        b"user.k",
-        Some(b"v"),
-        SetMode::Create,
-    )
-    .expect("setxattr");
-    fs.setxattr(Caller::default(), big, b"user.l", Some(&long), SetMode::Any)
-        .expect("setxattr");
-    assert_eq!(fs.getxattr(big, b"user.l").expect("getxattr"), long);
-    let set = SetAttr {
-        size: Some(123_456),
-        mode: Some(0o600),
-        ..SetAttr::default()
-    };
-    assert_eq!(
-        fs.setattr(Caller::default(), big, &set)
-            .expect("truncate")
-            .size,
-        123_456
-    );
-    let c = dir(&fs, a, "c");
-    file(&fs, c, "inside");
-    let root = Caller::default();
-    fs.rename(root, (a, b"c"), (b, b"moved"), RenameMode::NoReplace)
-        .expect("rename");
-    fs.rename(root, (b, b"hard"), (b, b"linkshort"), RenameMode::Replace)
-        .expect("rename");
-    fs.rename(root, (ROOT, b"a"), (b, b"moved"), RenameMode::Exchange)
-        .expect("exchange");
-    let loops = fs.rename(root, (ROOT, b"b"), (c, b"x"), RenameMode::Replace);
-    assert!(loops.is_ok() || loops.expect_err("EINVAL").is_posix(Posix::Inval));
-    if !options.contains(&"ext2")
-        && !options.contains(&"ext3")
-        && !options.contains(&"^extent,^64bit")
-    {
-        fs.fallocate(big, Fallocate::Allocate, 2_000_000, 500_000, true)
-            .expect("fallocate");
-        fs.fallocate(big, Fallocate::ZeroRange, 10_000, 50_000, false)
-            .expect("zero");
-    }
-    fs.fallocate(big, Fallocate::PunchHole, 4_000, 40_000, true)
-        .expect("punch");
-    assert!(
-        fs.read(big, 4_000, 40_000)
-            .expect("read")
-            .as_slice()
-            .iter()
-            .all(|&b| b == 0)
-    );
+    other_inodes(&fs, b);
+    attributes(&fs, big);
+    renames(&fs, a, b);
+    space(&fs, big, !options.iter().any(|o| ["ext2", "ext3", "^extent,^64bit"].contains(o)));
     fs.fsync_wait(big).expect("fsync");
     fs.unmount().expect("unmount");
     drop(fs);
@@ -213,6 +123,75 @@ fn everything(size: &str, options: &[&str]) {
     fs.unmount().expect("unmount");
     drop(fs);
     image.check();
+}
+
+fn data(fs: &Fs, parent: InodeNumber) -> InodeNumber {
+    let pattern: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
+    let big = file(fs, parent, "big");
+    write(fs, big, 0, &pattern);
+    write(fs, big, 1_000_001, &pattern[..5000]);
+    let read = |offset, length| fs.read(big, offset, length).expect("read").as_slice().to_vec();
+    assert_eq!(read(100, 5000), &pattern[100..5100]);
+    assert_eq!(read(1_000_001, 5000), &pattern[..5000]);
+    assert!(read(300_000, 1000).iter().all(|&b| b == 0));
+    assert!(fs.seek(big, 400_000, Whence::Data).expect("data") > 900_000);
+    big
+}
+
+fn many_names(fs: &Fs, parent: InodeNumber) {
+    let name = |i: u32| format!("file-{i:05}-with-a-rather-long-name");
+    for i in 0..3000 {
+        file(fs, parent, &name(i));
+    }
+    assert_eq!(names(fs, parent).len(), 3003);
+    for i in (0..3000).step_by(2) {
+        fs.unlink(parent, name(i).as_bytes()).expect("unlink");
+    }
+    assert_eq!(names(fs, parent).len(), 1503);
+}
+
+fn other_inodes(fs: &Fs, parent: InodeNumber) {
+    let long = vec![b'x'; 200];
+    for target in [b"short".as_slice(), &long] {
+        let name = [b"link".as_slice(), &target[..5]].concat();
+        let new = NewNode::Symlink { target };
+        let made = fs.create(Caller::default(), parent, &name, new, 0).expect("symlink");
+        assert_eq!(fs.readlink(made.ino).expect("readlink"), target);
+    }
+    let new = NewNode::Special { mode: 0o020_644, rdev: (1, 300) };
+    let node = fs.create(Caller::default(), parent, b"null", new, 0).expect("mknod");
+    assert_eq!(node.rdev, (1, 300));
+}
+
+fn attributes(fs: &Fs, ino: InodeNumber) {
+    let root = Caller::default();
+    let long = vec![b'x'; 200];
+    fs.setxattr(root, ino, b"user.k", Some(b"v"), SetMode::Create).expect("setxattr");
+    fs.setxattr(root, ino, b"user.l", Some(&long), SetMode::Any).expect("setxattr");
+    assert_eq!(fs.getxattr(ino, b"user.l").expect("getxattr"), long);
+    let set = SetAttr { size: Some(123_456), mode: Some(0o600), ..SetAttr::default() };
+    assert_eq!(fs.setattr(root, ino, &set).expect("truncate").size, 123_456);
+}
+
+fn renames(fs: &Fs, a: InodeNumber, b: InodeNumber) {
+    let root = Caller::default();
+    let c = dir(fs, a, "c");
+    file(fs, c, "inside");
+    let into_itself = fs.rename(root, (ROOT, b"a"), (c, b"x"), RenameMode::Replace);
+    assert!(into_itself.expect_err("a loop").is_posix(Posix::Inval));
+    fs.rename(root, (a, b"c"), (b, b"moved"), RenameMode::NoReplace).expect("rename");
+    fs.rename(root, (b, b"hard"), (b, b"linkshort"), RenameMode::Replace).expect("rename");
+    fs.rename(root, (ROOT, b"a"), (b, b"moved"), RenameMode::Exchange).expect("exchange");
+}
+
+fn space(fs: &Fs, ino: InodeNumber, extents: bool) {
+    if extents {
+        fs.fallocate(ino, Fallocate::Allocate, 2_000_000, 500_000, true).expect("fallocate");
+        fs.fallocate(ino, Fallocate::ZeroRange, 10_000, 50_000, false).expect("zero");
+    }
+    fs.fallocate(ino, Fallocate::PunchHole, 4_000, 40_000, true).expect("punch");
+    let punched = fs.read(ino, 4_000, 40_000).expect("read");
+    assert!(punched.as_slice().iter().all(|&b| b == 0));
 }
 
 #[test]

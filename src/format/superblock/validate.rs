@@ -38,87 +38,28 @@ fn div_ceil(value: u64, by: u64) -> u64 {
 impl Superblock {
     /// Validates every number that later arithmetic uses. `device_len` in bytes.
     pub fn geometry(&self, device_len: u64) -> Result<Geometry> {
-        let log = self.s_log_block_size();
-        ensure(log <= 6, "s_log_block_size", log)?;
-        let block_bits = log.saturating_add(10);
-        let block_size = 1_u32 << block_bits.min(16);
-        let blocks_count = self.blocks_count();
-        let first_data_block = self.s_first_data_block();
-        ensure(
-            first_data_block == u32::from(block_size == 1024),
-            "s_first_data_block",
-            first_data_block,
-        )?;
-        ensure(
-            blocks_count > u64::from(first_data_block),
-            "s_blocks_count",
-            blocks_count,
-        )?;
-        let bytes = blocks_count.checked_mul(u64::from(block_size));
-        if bytes.is_none_or(|bytes| bytes > device_len) {
-            let (blocks, device) = (blocks_count, device_len);
-            return Err(Incompatible::Truncated {
-                blocks,
-                block_size,
-                device,
-            }
-            .into());
-        }
+        let (block_bits, block_size) = self.block_size()?;
+        let blocks_count = self.checked_blocks_count(block_size, device_len)?;
         let (cluster_ratio_bits, clusters_per_group) = self.clusters(block_size)?;
-        let blocks_per_group = self.s_blocks_per_group();
-        let bits_in_block = block_size.saturating_mul(8);
-        let per_group_max = bits_in_block.checked_shl(cluster_ratio_bits).unwrap_or(0);
-        ensure(
-            blocks_per_group >= 8
-                && blocks_per_group.trailing_zeros() >= 3
-                && blocks_per_group <= per_group_max,
-            "s_blocks_per_group",
-            blocks_per_group,
-        )?;
+        let blocks_per_group = self.blocks_per_group(block_size, cluster_ratio_bits)?;
         let group_count = self.group_count(blocks_count, blocks_per_group)?;
         let (inode_size, inodes_per_block) = self.inodes(block_size)?;
-        let inodes_per_group = self.s_inodes_per_group();
-        ensure(
-            inodes_per_group >= inodes_per_block.max(8)
-                && inodes_per_group.trailing_zeros() >= 3
-                && inodes_per_group <= bits_in_block,
-            "s_inodes_per_group",
-            inodes_per_group,
-        )?;
+        let inodes_per_group = self.inodes_per_group(block_size, inodes_per_block)?;
         let inodes_count = self.s_inodes_count();
         ensure(
             inodes_per_group.checked_mul(group_count) == Some(inodes_count),
             "s_inodes_count",
             inodes_count,
         )?;
-        let first_ino = self.first_ino(inodes_count)?;
         let desc_size = self.desc_size(block_size)?;
         let descs_per_block = block_size.checked_div(desc_size).unwrap_or(1);
-        let desc_blocks = div_ceil(u64::from(group_count), u64::from(descs_per_block));
-        let desc_blocks = u32::try_from(desc_blocks).map_err(|_| bad("s_desc_size", desc_size))?;
-        let reserved_gdt_blocks = u32::from(self.s_reserved_gdt_blocks());
-        ensure(
-            reserved_gdt_blocks <= block_size >> 2,
-            "s_reserved_gdt_blocks",
-            reserved_gdt_blocks,
-        )?;
-        let features = self.features();
-        if features.has_incompat(incompat::META_BG) {
-            let first = self.s_first_meta_bg();
-            ensure(first <= desc_blocks, "s_first_meta_bg", first)?;
-        }
-        let flex = if features.has_incompat(incompat::FLEX_BG) {
-            self.s_log_groups_per_flex()
-        } else {
-            0
-        };
-        ensure(flex < 32, "s_log_groups_per_flex", flex)?;
+        let desc_blocks = self.desc_blocks(block_size, group_count, descs_per_block)?;
         Ok(Geometry {
-            features,
+            features: self.features(),
             block_size,
             block_bits,
             blocks_count,
-            first_data_block,
+            first_data_block: self.s_first_data_block(),
             blocks_per_group,
             cluster_ratio_bits,
             clusters_per_group,
@@ -128,14 +69,14 @@ impl Superblock {
             desc_size,
             descs_per_block,
             desc_blocks,
-            reserved_gdt_blocks,
+            reserved_gdt_blocks: u32::from(self.s_reserved_gdt_blocks()),
             first_meta_bg: self.s_first_meta_bg(),
             backup_bgs: self.s_backup_bgs(),
             inode_size,
             inodes_per_block,
             itable_blocks: inodes_per_group.div_ceil(inodes_per_block.max(1)),
-            first_ino,
-            log_groups_per_flex: u32::from(flex),
+            first_ino: self.first_ino(inodes_count)?,
+            log_groups_per_flex: self.log_groups_per_flex()?,
             want_extra_isize: self.want_extra_isize(inode_size),
             csum_seed: self.csum_seed(),
             uuid: self.s_uuid(),
@@ -150,6 +91,92 @@ impl Superblock {
                 self.s_prj_quota_inum(),
             ],
         })
+    }
+
+    /// log2 of the block size, and the size.
+    fn block_size(&self) -> Result<(u32, u32)> {
+        let log = self.s_log_block_size();
+        ensure(log <= 6, "s_log_block_size", log)?;
+        let block_bits = log.saturating_add(10);
+        let block_size = 1_u32 << block_bits.min(16);
+        let first = self.s_first_data_block();
+        ensure(
+            first == u32::from(block_size == 1024),
+            "s_first_data_block",
+            first,
+        )?;
+        Ok((block_bits, block_size))
+    }
+
+    fn checked_blocks_count(&self, block_size: u32, device: u64) -> Result<u64> {
+        let blocks = self.blocks_count();
+        ensure(
+            blocks > u64::from(self.s_first_data_block()),
+            "s_blocks_count",
+            blocks,
+        )?;
+        let bytes = blocks.checked_mul(u64::from(block_size));
+        if bytes.is_none_or(|bytes| bytes > device) {
+            return Err(Incompatible::Truncated {
+                blocks,
+                block_size,
+                device,
+            }
+            .into());
+        }
+        Ok(blocks)
+    }
+
+    fn blocks_per_group(&self, block_size: u32, cluster_ratio_bits: u32) -> Result<u32> {
+        let blocks = self.s_blocks_per_group();
+        let most = block_size
+            .saturating_mul(8)
+            .checked_shl(cluster_ratio_bits)
+            .unwrap_or(0);
+        ensure(
+            blocks >= 8 && blocks.trailing_zeros() >= 3 && blocks <= most,
+            "s_blocks_per_group",
+            blocks,
+        )?;
+        Ok(blocks)
+    }
+
+    fn inodes_per_group(&self, block_size: u32, inodes_per_block: u32) -> Result<u32> {
+        let inodes = self.s_inodes_per_group();
+        ensure(
+            inodes >= inodes_per_block.max(8)
+                && inodes.trailing_zeros() >= 3
+                && inodes <= block_size.saturating_mul(8),
+            "s_inodes_per_group",
+            inodes,
+        )?;
+        Ok(inodes)
+    }
+
+    /// Blocks of the descriptor table, after a check of what is reserved behind it.
+    fn desc_blocks(&self, block_size: u32, groups: u32, per_block: u32) -> Result<u32> {
+        let blocks = div_ceil(u64::from(groups), u64::from(per_block));
+        let blocks = u32::try_from(blocks).map_err(|_| bad("s_desc_size", self.s_desc_size()))?;
+        let reserved = u32::from(self.s_reserved_gdt_blocks());
+        ensure(
+            reserved <= block_size >> 2,
+            "s_reserved_gdt_blocks",
+            reserved,
+        )?;
+        if self.features().has_incompat(incompat::META_BG) {
+            let first = self.s_first_meta_bg();
+            ensure(first <= blocks, "s_first_meta_bg", first)?;
+        }
+        Ok(blocks)
+    }
+
+    fn log_groups_per_flex(&self) -> Result<u32> {
+        if !self.features().has_incompat(incompat::FLEX_BG) {
+            return Ok(0);
+        }
+        let flex = self.s_log_groups_per_flex();
+        ensure(flex < 32, "s_log_groups_per_flex", flex)?;
+        Ok(u32::from(flex))
     }
 
     /// The high half counts only with the 64bit feature.
