@@ -16,6 +16,7 @@ mod write;
 pub use fallocate::Fallocate;
 pub use read::ReadData;
 pub use seek::Whence;
+pub use space::PendingFrees;
 
 use crate::alloc::Allocator;
 use crate::device::Device;
@@ -42,6 +43,7 @@ pub struct Files {
     pub orphans: Arc<Orphans>,
     /// s_def_resuid and s_def_resgid: whose files may use the reserved blocks.
     pub reserved_for: (u32, u32),
+    pub pending: Arc<dyn PendingFrees>,
 }
 
 impl Files {

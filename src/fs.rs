@@ -134,7 +134,7 @@ pub struct Fs {
     /// What the kernel knows of and has open.
     pub(crate) known: known::Known,
     /// Inodes without a name that nobody uses any more.
-    pub(crate) reaper: reap::Reaper,
+    pub(crate) reaper: Arc<reap::Reaper>,
     /// One rename that moves a directory at a time, so that nobody makes a loop.
     pub(crate) rename_lock: Mutex<()>,
     pub(crate) superblock: super_state::SuperblockState,

@@ -320,3 +320,29 @@ fn a_crash_loses_nothing_that_was_synced() {
         fsck(&crashed);
     }
 }
+
+#[test]
+fn inode_numbers_are_reused_while_others_are_freed() {
+    // Few inodes, so that a number that was just freed is the next one given out.
+    let image = Image::make("32M", &["-t", "ext4", "-N", "128"]);
+    let fs = image.mount();
+    fs.start_threads().expect("threads");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let fs = &fs;
+            scope.spawn(move || {
+                let parent = dir(fs, ROOT, &format!("dir-{thread}"));
+                for round in 0..3000 {
+                    let name = format!("file-{round}");
+                    let ino = file(fs, parent, &name);
+                    write(fs, ino, 0, &[7; 100]);
+                    fs.unlink(parent, name.as_bytes()).expect("unlink");
+                    fs.forget(ino, 1);
+                }
+            });
+        }
+    });
+    fs.unmount().expect("unmount");
+    drop(fs);
+    image.check();
+}

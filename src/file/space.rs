@@ -9,6 +9,13 @@ use crate::file::Files;
 /// More rounds would only chase other writers.
 const ROUNDS: u32 = 4;
 
+/// Inodes without a name that are about to be freed.
+pub trait PendingFrees: Send + Sync {
+    /// Waits until they are free; false when there were none. The caller may hold locks of inodes that have names, and no
+    /// handle.
+    fn wait(&self) -> bool;
+}
+
 impl Files {
     /// Runs `attempt`, and again after making space for as long as that helps.
     pub fn retry_for_space<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
@@ -21,13 +28,14 @@ impl Files {
         attempt()
     }
 
-    /// Gives up all preallocations and commits what was freed; whether that made anything free.
+    /// Waits for what is being freed, gives up all preallocations and commits what was freed; whether that made anything free.
     fn make_space(&self) -> Result<bool> {
+        let waited = self.pending.wait();
         let discarded = self.alloc.discard_all() > 0;
         let freed = self.alloc.has_uncommitted_frees();
         if freed {
             self.journal.commit_running()?;
         }
-        Ok(discarded || freed)
+        Ok(waited || discarded || freed)
     }
 }

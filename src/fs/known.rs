@@ -70,9 +70,11 @@ impl Known {
         self.shard(ino).lock().contains_key(&ino)
     }
 
-    /// All inodes known, for the end of the mount.
-    pub(crate) fn drain(&self) -> Vec<InodeNumber> {
-        self.shards.iter().flat_map(|shard| std::mem::take(&mut *shard.lock()).into_keys()).collect()
+    /// At the end of the mount nobody knows anything any more.
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            shard.lock().clear();
+        }
     }
 
     /// Applies `edit`; true when all counts are zero afterwards.

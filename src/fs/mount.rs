@@ -68,11 +68,8 @@ impl Fs {
         if self.is_read_only() {
             return if self.journal.is_aborted() { Err(Error::Aborted) } else { Ok(()) };
         }
-        for ino in self.known.drain() {
-            if self.reaper.is_nameless(ino) {
-                self.reaper.queue(ino);
-            }
-        }
+        self.known.clear();
+        self.reaper.queue_all();
         while self.reap_step() {}
         self.mark_clean()
     }
@@ -209,7 +206,8 @@ fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<
     journal.listen(Arc::clone(&alloc) as Arc<_>);
     let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
-    let superblock = SuperblockState::new(&sb, Arc::clone(&cache));
+    let journal_blocks = journal_runs.iter().map(|&(_, len)| u64::from(len)).sum();
+    let superblock = SuperblockState::new(&sb, Arc::clone(&cache), journal_blocks);
     let orphans = Arc::new(Orphans::new(
         Arc::clone(&cache),
         Arc::clone(&store),
@@ -226,6 +224,7 @@ fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<
     let dirs = Directories::new(Arc::clone(&cache), Arc::clone(&map), Arc::clone(&alloc))
         .with_inline(Arc::new(SystemData(inline)));
     let table = InodeTable::new(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&alloc));
+    let reaper = Arc::new(Reaper::new());
     let files = Files {
         device: Arc::clone(&device),
         geo: Arc::clone(&geo),
@@ -236,6 +235,7 @@ fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<
         journal: Arc::clone(&journal),
         orphans: Arc::clone(&orphans),
         reserved_for: (sb.def_resuid(), sb.def_resgid()),
+        pending: Arc::clone(&reaper) as Arc<_>,
     };
     let policy = options.errors.unwrap_or(match sb.s_errors() {
         1 => ErrorPolicy::Continue,
@@ -259,7 +259,7 @@ fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<
         xattrs,
         files,
         known: Known::new(),
-        reaper: Reaper::new(),
+        reaper,
         rename_lock: Mutex::new(Rank::Rename, ()),
         superblock,
         policy,

@@ -4,6 +4,7 @@
 //! Invariants: an inode comes here only on the orphan list, so a crash at any step leaves it to the next mount.
 
 use crate::error::Result;
+use crate::file::PendingFrees;
 use crate::format::inode::mode;
 use crate::fs::{Fs, need};
 use crate::ids::InodeNumber;
@@ -15,6 +16,8 @@ use std::time::Duration;
 pub(crate) struct Reaper {
     state: Mutex<State>,
     wake: Condvar,
+    /// The queue has become empty.
+    idle: Condvar,
 }
 
 #[derive(Default)]
@@ -23,11 +26,15 @@ struct State {
     nameless: HashSet<InodeNumber>,
     /// Those that nobody uses any more.
     queue: VecDeque<InodeNumber>,
+    /// One is being freed.
+    busy: bool,
+    /// A thread works on the queue.
+    served: bool,
 }
 
 impl Reaper {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(Rank::Shard, State::default()), wake: Condvar::new() }
+        Self { state: Mutex::new(Rank::Shard, State::default()), wake: Condvar::new(), idle: Condvar::new() }
     }
 
     /// The inode has lost its last name (or its truncation was cut off); it stands on the orphan list.
@@ -55,12 +62,47 @@ impl Reaper {
         self.wake.notify_all();
     }
 
+    /// Whether a thread works on the queue from now on.
+    pub(crate) fn set_served(&self, served: bool) {
+        self.state.lock().served = served;
+        self.idle.notify_all();
+    }
+
+    /// Queues all that are left, at the end of the mount.
+    pub(crate) fn queue_all(&self) {
+        let mut state = self.state.lock();
+        state.queue = state.nameless.iter().copied().collect();
+    }
+
     fn next(&self) -> Option<InodeNumber> {
-        self.state.lock().queue.pop_front()
+        let mut state = self.state.lock();
+        let next = state.queue.pop_front();
+        state.busy = next.is_some();
+        if next.is_none() {
+            self.idle.notify_all();
+        }
+        next
     }
 
     fn done(&self, ino: InodeNumber) {
         self.state.lock().nameless.remove(&ino);
+    }
+}
+
+/// Longer than any single inode should take; then the caller goes on as if there were nothing to wait for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl PendingFrees for Reaper {
+    fn wait(&self) -> bool {
+        let mut state = self.state.lock();
+        let pending = |state: &State| state.served && (state.busy || !state.queue.is_empty());
+        let waits = pending(&state);
+        while pending(&state) {
+            if self.idle.wait_for(&mut state, PATIENCE) {
+                break;
+            }
+        }
+        waits
     }
 }
 
@@ -76,8 +118,8 @@ impl Fs {
         if let Err(error) = self.free_inode(ino) {
             self.report(&error);
             log::error!("inode {ino} could not be freed: {error}");
+            self.reaper.done(ino);
         }
-        self.reaper.done(ino);
         true
     }
 
@@ -89,6 +131,7 @@ impl Fs {
         let is_dir = {
             let core = node.core.read();
             if core.links_count > 0 {
+                self.reaper.done(ino);
                 return Ok(());
             }
             core.is_dir()
@@ -108,9 +151,11 @@ impl Fs {
             core.size = 0;
             self.save(&handle, &node, &core)?;
             self.store.set_dtime(&handle, ino, core.dtime)?;
+            // From here on the number may be given out again: nothing may be left that would be taken for the new inode's.
+            self.table.remove(ino);
+            self.reaper.done(ino);
             self.alloc.free_inode(&handle, ino, is_dir)?;
         }
-        self.table.remove(ino);
         Ok(())
     }
 

@@ -30,7 +30,7 @@ pub(crate) struct SuperblockState {
 }
 
 impl SuperblockState {
-    pub(crate) fn new(sb: &Superblock, cache: Arc<BlockCache>) -> Self {
+    pub(crate) fn new(sb: &Superblock, cache: Arc<BlockCache>, journal_blocks: u64) -> Self {
         let geo = cache.geometry();
         let block = superblock::OFFSET >> geo.block_bits;
         let at = superblock::OFFSET - (block << geo.block_bits);
@@ -38,7 +38,7 @@ impl SuperblockState {
             block: FsBlock::new(block),
             at: at as usize,
             reserved_blocks: sb.s_r_blocks_count(),
-            overhead: overhead(geo),
+            overhead: overhead(geo).saturating_add(journal_blocks),
             was_valid: sb.s_state() & state::VALID_FS != 0,
             counted: AtomicBool::new(false),
             cache,

@@ -25,12 +25,14 @@ impl Fs {
             threads.push(builder.spawn(move || run(&fs))?);
         }
         self.threads.lock().extend(threads);
+        self.reaper.set_served(true);
         Ok(())
     }
 
     pub(crate) fn stop_threads(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.journal.stop();
+        self.reaper.set_served(false);
         self.reaper.wake();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
