@@ -30,7 +30,7 @@ pub use prealloc::PreallocTree;
 pub use reserved::Reserved;
 
 use crate::cache::BlockCache;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::geometry::Geometry;
 use crate::ids::{FileBlock, FsBlock, GroupIndex, InodeNumber, Tid};
 use crate::journal::Handle;
@@ -137,6 +137,11 @@ impl Allocator {
     /// Whether a commit would make blocks free: the other round before ENOSPC.
     pub fn has_uncommitted_frees(&self) -> bool {
         !self.groups.frees.lock().is_empty()
+    }
+
+    /// What made groups useless since the last call, where the allocation itself went on elsewhere.
+    pub fn take_errors(&self) -> Vec<Error> {
+        self.groups.take_errors()
     }
 
     /// Drops a group's buddy, unless the group is in use; whether there was one.

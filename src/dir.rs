@@ -222,7 +222,7 @@ impl Directories {
                 continue;
             };
             for entry in dirent::entries(&page, self.geo()) {
-                let entry = entry?;
+                let entry = entry.map_err(|error| dir.locate_at(error, FileBlock::new(at)))?;
                 if entry.ino != 0 && !is_dots(entry.name) {
                     return Ok(false);
                 }

@@ -8,6 +8,7 @@
 mod acl;
 mod attr;
 mod create;
+mod descriptors;
 mod errors;
 mod ioctl;
 mod known;

@@ -96,6 +96,8 @@ pub(super) struct Groups {
     pub(super) used_dirs: Vec<AtomicU32>,
     /// Groups with freed blocks, by transaction.
     pub(super) frees: Mutex<freed::Pending>,
+    /// Why groups were given up, for whoever records it.
+    errors: Mutex<Vec<Error>>,
     /// Held while the buffer of an uninitialised bitmap is made.
     fresh: Mutex<()>,
     shards: Vec<Mutex<HashMap<u32, Arc<Group>>>>,
@@ -124,6 +126,7 @@ impl Groups {
             free_inodes: summary.free_inodes,
             used_dirs: summary.used_dirs,
             frees: Mutex::new(Rank::Leaf, freed::Pending::default()),
+            errors: Mutex::new(Rank::Leaf, Vec::new()),
             fresh: Mutex::new(Rank::BufferWrite, ()),
             shards: (0..SHARDS)
                 .map(|_| Mutex::new(Rank::Shard, HashMap::new()))
@@ -365,7 +368,8 @@ impl Groups {
         if state.corrupt {
             return;
         }
-        log::error!("group {} is not used any more: {error}", state.index);
+        log::warn!("group {} is not used any more: {error}", state.index);
+        self.errors.lock().push(error.clone());
         state.corrupt = true;
         self.forget_buddy(state);
         let free = u64::from(state.free);
@@ -376,6 +380,11 @@ impl Groups {
                     Some(available.saturating_sub(free))
                 });
         self.reindex(state);
+    }
+
+    /// Why groups were given up since the last call.
+    pub(super) fn take_errors(&self) -> Vec<Error> {
+        std::mem::take(&mut *self.errors.lock())
     }
 
     pub(super) fn reindex(&self, state: &GroupState) {

@@ -86,7 +86,9 @@ impl<'a> Dir<'a> {
         let raw = match self.is_inline() {
             true => Some(inline::parent(self.inode)),
             false => match self.page(FileBlock::ZERO)? {
-                Some(page) => dirent::find(&page, self.geo(), b"..")?.map(|found| found.ino),
+                Some(page) => dirent::find(&page, self.geo(), b"..")
+                    .map_err(|error| self.locate_at(error, FileBlock::ZERO))?
+                    .map(|found| found.ino),
                 None => None,
             },
         };
@@ -126,6 +128,20 @@ impl<'a> Dir<'a> {
     /// Adds to an error of a parser where this block lies.
     pub(super) fn locate(&self, error: Error, buffer: &BufferRef) -> Error {
         error.located(Location::inode(self.ino).with_block(buffer.block()))
+    }
+}
+
+impl Dir<'_> {
+    /// The same for a block by its place in the directory.
+    pub(super) fn locate_at(&self, error: Error, at: FileBlock) -> Error {
+        let mut here = Location::inode(self.ino);
+        if !self.is_inline()
+            && let Ok(segment) = self.dirs.map.lookup(self.ino, self.inode, at, 1)
+            && let Mapping::Written(block) = segment.mapping
+        {
+            here = here.with_block(block);
+        }
+        error.located(here)
     }
 }
 

@@ -92,7 +92,7 @@ fn by_position(dir: &Dir<'_>, cookie: u64, sink: &mut Sink<'_>) -> Result<()> {
             continue;
         };
         for entry in dirent::entries(&page, dir.geo()) {
-            let entry = entry?;
+            let entry = entry.map_err(|error| dir.locate_at(error, FileBlock::new(at)))?;
             let position = (u64::from(at) << bits) + entry.offset as u64;
             if position >= from
                 && is_shown(&entry)
@@ -225,7 +225,8 @@ fn give_out(
                 .map(|page| (item.block, page));
         }
         let Some((_, bytes)) = &page else { continue };
-        let entry = dirent::at(bytes, dir.geo(), item.offset)?;
+        let entry = dirent::at(bytes, dir.geo(), item.offset)
+            .map_err(|error| dir.locate_at(error, FileBlock::new(item.block)))?;
         let cookie = FIRST + (key << ORDINAL_BITS | rank.min(ORDINAL_MAX));
         if !sink(cookie, target(&entry), entry.name) {
             return Ok(false);
@@ -259,7 +260,7 @@ fn offer(
     selection: &mut Selection,
 ) -> Result<()> {
     for entry in dirent::entries(bytes, dir.geo()) {
-        let entry = entry?;
+        let entry = entry.map_err(|error| dir.locate_at(error, FileBlock::new(block)))?;
         if !is_shown(&entry) {
             continue;
         }

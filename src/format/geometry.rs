@@ -127,6 +127,29 @@ impl Geometry {
         (FsBlock::new(block), at)
     }
 
+    /// Where the copies of descriptor block `table` lie, the primary one left out.
+    pub fn desc_copies(&self, table: u32) -> impl Iterator<Item = FsBlock> + '_ {
+        let meta = self.is_meta_bg(table);
+        let first = table.saturating_mul(self.descs_per_block);
+        let last = first.saturating_add(self.descs_per_block.saturating_sub(1));
+        // A meta group has its copies in its second and in its last group, whether or not these have a superblock.
+        let groups = if meta { first..=last } else { 1..=self.group_count };
+        groups
+            .filter(move |&group| match meta {
+                true => group == first.saturating_add(1) || group == last && group > first,
+                false => self.has_super(GroupIndex::new(group)),
+            })
+            .filter(|&group| group < self.group_count)
+            .map(move |group| {
+                let group = GroupIndex::new(group);
+                let behind = match meta {
+                    true => u64::from(self.has_super(group)),
+                    false => u64::from(table).saturating_add(1),
+                };
+                FsBlock::new(self.first_block(group).get().saturating_add(behind))
+            })
+    }
+
     /// Whether descriptor block `table` lies in its own meta group.
     fn is_meta_bg(&self, table: u32) -> bool {
         self.features.has_incompat(incompat::META_BG) && table >= self.first_meta_bg

@@ -311,6 +311,13 @@ impl Superblock {
         }
     }
 
+    /// Takes over another version's record of errors.
+    pub fn copy_errors(&mut self, from: &Self) {
+        for range in [0x194..0x200, 0x278..0x27c] {
+            self.put(range.start, from.bytes.get(range).unwrap_or(&[]));
+        }
+    }
+
     /// Counts an error; the first one stays on record, the last one is replaced.
     pub fn record_error(&mut self, time: i64, ino: u32, block: u64, function: &str, line: u32, code: u8) {
         let mut name = [0_u8; 32];

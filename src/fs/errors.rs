@@ -15,6 +15,7 @@ impl Fs {
             Error::Io(_) => Location::default(),
             Error::Posix(_) | Error::Incompatible(_) | Error::Aborted => return,
         };
+        self.report_groups(Some(error));
         log::error!("file system error: {error}");
         if self.is_read_only() {
             return;
@@ -34,5 +35,23 @@ impl Fs {
                 std::process::abort();
             }
         }
+    }
+
+    /// Reports groups that the allocator gave up while it served from others; `known` is being reported already.
+    pub(crate) fn report_groups(&self, known: Option<&Error>) {
+        for error in self.alloc.take_errors() {
+            if !known.is_some_and(|known| is_same(known, &error)) {
+                self.report(&error);
+            }
+        }
+    }
+}
+
+fn is_same(a: &Error, b: &Error) -> bool {
+    match (a, b) {
+        (Error::Corrupt { kind: a, at }, Error::Corrupt { kind: b, at: place }) => {
+            a == b && at == place
+        }
+        _ => false,
     }
 }

@@ -14,6 +14,7 @@ use crate::format::features::{self, compat, incompat};
 use crate::format::geometry::Geometry;
 use crate::format::superblock::{Superblock, state};
 use crate::format::inode::Inode;
+use crate::fs::descriptors;
 use crate::fs::known::Known;
 use crate::fs::reap::Reaper;
 use crate::fs::super_state::{self, SuperblockState};
@@ -71,6 +72,7 @@ impl Fs {
         self.known.clear();
         self.reaper.queue_all();
         while self.reap_step() {}
+        self.report_groups(None);
         self.mark_clean()
     }
 
@@ -83,8 +85,16 @@ impl Fs {
     fn finish_orphans(&self) -> Result<()> {
         let mut finished = 0_u32;
         for ino in self.orphans.on_disk()? {
-            self.finish_orphan(ino)?;
-            finished += 1;
+            match self.finish_orphan(ino) {
+                Ok(()) => finished += 1,
+                // It stays on record; the others may still be finished, unless `errors=` ends all writing.
+                Err(error @ Error::Corrupt { .. }) => {
+                    self.notices.lock().push(format!("orphaned inode {ino}: {error}: run e2fsck"));
+                    self.report(&error);
+                }
+                Err(Error::Aborted) if self.is_read_only() => break,
+                Err(error) => return Err(error),
+            }
         }
         if finished > 0 {
             self.notices.lock().push(format!("{finished} orphaned inodes finished"));
@@ -117,18 +127,11 @@ impl Fs {
 }
 
 /// Reads and checks everything up to the journal.
-fn open(mut device: Arc<dyn Device>, options: &Options) -> Result<Opened> {
+fn open(device: Arc<dyn Device>, options: &Options) -> Result<Opened> {
     let mut notices = Vec::new();
     let mut read_only = options.read_only;
-    let sb = match super_state::read(device.as_ref()) {
-        Ok(sb) => sb,
-        Err(error) => {
-            let (sb, block) = super_state::read_backup(device.as_ref()).ok_or(error.clone())?;
-            notices.push(format!("{error}; using the backup at block {block}, read-only: run e2fsck"));
-            read_only = true;
-            sb
-        }
-    };
+    let (sb, geo, from_backup) = read_superblock(device.as_ref(), &mut notices)?;
+    read_only |= from_backup;
     let access = features::gate(sb.features())?;
     for reason in access.reasons() {
         notices.push(format!("read-only: {reason}"));
@@ -138,35 +141,101 @@ fn open(mut device: Arc<dyn Device>, options: &Options) -> Result<Opened> {
         notices.push("read-only: the device is".into());
         read_only = true;
     }
-    let geo = sb.geometry(device.len())?;
     if !read_only && geo.block_size < device.sector_size() {
         let (block_size, sector_size) = (geo.block_size, device.sector_size());
         return Err(Incompatible::SectorSize { block_size, sector_size }.into());
     }
-    if sb.s_state() & state::ERROR_FS != 0 {
-        notices.push("the file system has recorded errors: run e2fsck".into());
+    let mut opened = Opened {
+        device,
+        sb,
+        geo: Arc::new(geo),
+        log: None,
+        journal_runs: Vec::new(),
+        read_only,
+        notices,
+    };
+    if opened.geo.features.has_compat(compat::HAS_JOURNAL) && !options.no_load {
+        opened.open_journal(from_backup)?;
+    } else if options.no_load && opened.geo.features.has_incompat(incompat::RECOVER) {
+        opened.notices.push("read-only: the journal was not replayed (noload)".into());
+        opened.read_only = true;
     }
-    let mut geo = Arc::new(geo);
-    let mut log = None;
-    let mut journal_runs = Vec::new();
-    let mut sb = sb;
-    if geo.features.has_compat(compat::HAS_JOURNAL) && !options.no_load {
-        let (replayed, opened_log, recovery) = recover_journal(device, &geo, read_only)?;
-        device = replayed;
-        journal_runs = opened_log.runs();
+    if opened.sb.s_state() & state::ERROR_FS != 0 {
+        opened.notices.push("the file system has recorded errors: run e2fsck".into());
+    }
+    Ok(opened)
+}
+
+/// The superblock and its numbers; a backup's, when the primary one is damaged (the flag).
+fn read_superblock(
+    device: &dyn Device,
+    notices: &mut Vec<String>,
+) -> Result<(Superblock, Geometry, bool)> {
+    let primary = super_state::read(device)
+        .and_then(|sb| sb.geometry(device.len()).map(|geo| (sb, geo)));
+    match primary {
+        Ok((sb, geo)) => Ok((sb, geo, false)),
+        // A valid superblock that is not for us: its backups are no better.
+        Err(Error::Incompatible(reason)) if reason != Incompatible::NotExt4 => Err(reason.into()),
+        Err(error) => {
+            let found = super_state::read_backup(device);
+            let (sb, geo, block) = found.ok_or(error.clone())?;
+            notices.push(format!("{error}; using the backup at block {block}, read-only: run e2fsck"));
+            Ok((sb, geo, true))
+        }
+    }
+}
+
+impl Opened {
+    /// Replays the journal. `in_doubt`: the superblock is a backup, which does not tell whether the journal is needed.
+    fn open_journal(&mut self, in_doubt: bool) -> Result<()> {
+        let errors = super_state::Errors::of(&self.sb);
+        let mut opened = recover_journal(Arc::clone(&self.device), &self.geo, self.read_only, in_doubt);
+        if let Err(Error::Corrupt { .. }) = opened
+            && self.use_descriptor_backups()?
+        {
+            opened = recover_journal(Arc::clone(&self.device), &self.geo, true, in_doubt);
+        }
+        let (replayed, log, recovery) = opened?;
+        self.device = replayed;
+        self.journal_runs = log.runs();
         if recovery.replayed {
             let (tids, blocks) = (recovery.transactions, recovery.blocks);
-            let how = if read_only { " in memory" } else { "" };
-            notices.push(format!("journal replayed{how}: {tids} transactions, {blocks} blocks"));
-            sb = super_state::read(device.as_ref())?;
-            geo = Arc::new(sb.geometry(device.len())?);
+            let how = if self.read_only { " in memory" } else { "" };
+            self.notices
+                .push(format!("journal replayed{how}: {tids} transactions, {blocks} blocks"));
         }
-        log = (!read_only).then_some(opened_log);
-    } else if options.no_load && geo.features.has_incompat(incompat::RECOVER) {
-        notices.push("read-only: the journal was not replayed (noload)".into());
-        read_only = true;
+        if recovery.replayed && !in_doubt {
+            let mut sb = super_state::read(self.device.as_ref())?;
+            // The log may hold a superblock from before the errors.
+            if errors.restore(&mut sb) && !self.read_only {
+                super_state::write(self.device.as_ref(), &sb)?;
+            }
+            self.geo = Arc::new(sb.geometry(self.device.len())?);
+            self.sb = sb;
+        }
+        if recovery.errno != 0 {
+            self.sb.set_s_state(self.sb.s_state() | state::ERROR_FS);
+            if !self.read_only {
+                super_state::write(self.device.as_ref(), &self.sb)?;
+                self.device.sync()?;
+            }
+        }
+        self.log = (!self.read_only).then_some(log);
+        Ok(())
     }
-    Ok(Opened { device, sb, geo, log, journal_runs, read_only, notices })
+
+    /// Shows backups in the place of damaged group descriptors, read-only. False when there are none to show.
+    fn use_descriptor_backups(&mut self) -> Result<bool> {
+        let Some((device, notices)) = descriptors::from_backups(&self.device, &self.geo)? else {
+            return Ok(false);
+        };
+        self.device = device;
+        self.notices.extend(notices);
+        self.read_only = true;
+        self.log = None;
+        Ok(true)
+    }
 }
 
 /// Replays what the journal holds: onto the device, or for a read-only mount into an overlay.
@@ -174,12 +243,13 @@ fn recover_journal(
     device: Arc<dyn Device>,
     geo: &Arc<Geometry>,
     read_only: bool,
+    in_doubt: bool,
 ) -> Result<(Arc<dyn Device>, Log, Recovery)> {
     if geo.journal_inum == 0 {
         return Err(Incompatible::ExternalJournal.into());
     }
     let map = LogMap::read(device.as_ref(), geo)?;
-    let needs_recovery = geo.features.has_incompat(incompat::RECOVER);
+    let needs_recovery = in_doubt || geo.features.has_incompat(incompat::RECOVER);
     let (device, recovery): (Arc<dyn Device>, Recovery) = if needs_recovery && !read_only {
         let recovery = recover::recover(device.as_ref(), geo, &map)?;
         (device, recovery)
@@ -189,31 +259,64 @@ fn recover_journal(
         recovery.replayed &= needs_recovery;
         (if recovery.replayed { Arc::new(overlay) } else { device }, recovery)
     };
-    let log = Log::open(Arc::clone(geo), map, &recovery);
+    // It goes over to the superblock; the journal's is written again when its tail moves.
+    let mut settled = recovery.clone();
+    settled.superblock.set_errno(0);
+    let log = Log::open(Arc::clone(geo), map, &settled);
     Ok((device, log, recovery))
 }
 
-fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
+/// The block cache and the allocator, which reads the group descriptors: the first that can find these damaged.
+fn foundation(
+    opened: &mut Opened,
+    memory: &Arc<Memory>,
+) -> Result<(Arc<BlockCache>, Arc<Allocator>)> {
+    let lay = |opened: &Opened| {
+        let device = Arc::clone(&opened.device);
+        let cache = BlockCache::new(device, Arc::clone(&opened.geo), Arc::clone(memory));
+        let reserved_blocks = opened.sb.s_r_blocks_count();
+        let settings = Settings { reserved_blocks, read_only: opened.read_only };
+        let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(memory), settings)?;
+        Ok((cache, alloc))
+    };
+    match lay(opened) {
+        Err(Error::Corrupt { .. }) if opened.use_descriptor_backups()? => lay(opened),
+        done => done,
+    }
+}
+
+/// The orphans on record. Where the record is damaged, nothing may be written, but all can be read.
+fn read_orphans(
+    opened: &mut Opened,
+    cache: &Arc<BlockCache>,
+    store: &Arc<InodeStore>,
+    map: &Arc<Map>,
+) -> Result<Orphans> {
+    match Orphans::new(Arc::clone(cache), Arc::clone(store), Arc::clone(map), &opened.sb) {
+        Err(error @ Error::Corrupt { .. }) => {
+            opened.notices.push(format!("read-only: {error}: run e2fsck"));
+            opened.read_only = true;
+            opened.log = None;
+            Ok(Orphans::none(Arc::clone(cache), Arc::clone(store)))
+        }
+        done => done,
+    }
+}
+
+fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
+    let memory = Memory::new(options.memory, opened.geo.block_size, options.max_write);
+    let (cache, alloc) = foundation(&mut opened, &memory)?;
+    let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
+    let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
+    let orphans = Arc::new(read_orphans(&mut opened, &cache, &store, &map)?);
     let Opened { device, sb, geo, log, journal_runs, read_only, notices } = opened;
     options.read_only = read_only;
-    let memory = Memory::new(options.memory, geo.block_size, options.max_write);
-    let cache = BlockCache::new(Arc::clone(&device), Arc::clone(&geo), Arc::clone(&memory));
-    let settings = Settings { reserved_blocks: sb.s_r_blocks_count(), read_only };
-    let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(&memory), settings)?;
     alloc.protect(&journal_runs);
     let interval = options.commit_interval;
     let journal = Journal::new(Arc::clone(&cache), Arc::clone(&clock), log, interval);
     journal.listen(Arc::clone(&alloc) as Arc<_>);
-    let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
-    let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let journal_blocks = journal_runs.iter().map(|&(_, len)| u64::from(len)).sum();
     let superblock = SuperblockState::new(&sb, Arc::clone(&cache), journal_blocks);
-    let orphans = Arc::new(Orphans::new(
-        Arc::clone(&cache),
-        Arc::clone(&store),
-        Arc::clone(&map),
-        &sb,
-    )?);
     let xattrs = Arc::new(Xattrs::new(
         Arc::clone(&cache),
         Arc::clone(&alloc),
@@ -237,11 +340,7 @@ fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<
         reserved_for: (sb.def_resuid(), sb.def_resgid()),
         pending: Arc::clone(&reaper) as Arc<_>,
     };
-    let policy = options.errors.unwrap_or(match sb.s_errors() {
-        1 => ErrorPolicy::Continue,
-        3 => ErrorPolicy::Panic,
-        _ => ErrorPolicy::RemountRo,
-    });
+    let policy = options.errors.unwrap_or_else(|| policy_of(&sb));
     let (seconds, nanoseconds) = clock.wall();
     let seed = (seconds as u32) ^ nanoseconds.rotate_left(7);
     let fs = Arc::new(Fs {
@@ -272,6 +371,14 @@ fn build(opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<
     });
     fs.journal.set_activation(Arc::new(Activate(Arc::downgrade(&fs))));
     Ok(fs)
+}
+
+fn policy_of(sb: &Superblock) -> ErrorPolicy {
+    match sb.s_errors() {
+        1 => ErrorPolicy::Continue,
+        3 => ErrorPolicy::Panic,
+        _ => ErrorPolicy::RemountRo,
+    }
 }
 
 /// Where directories in their inode find the rest of their entries.

@@ -10,6 +10,7 @@ use crate::error::{Error, Location, Result};
 use crate::format::checksum::BlockKind;
 use crate::format::features::{compat, incompat, ro_compat};
 use crate::format::superblock::{self, Superblock, state};
+use crate::format::geometry::Geometry;
 use crate::fs::Fs;
 use crate::ids::FsBlock;
 use crate::memory::Class;
@@ -60,11 +61,14 @@ impl SuperblockState {
         let mut bytes = [0; superblock::SIZE];
         device.read_at(superblock::OFFSET, &mut bytes)?;
         let mut home = Superblock::parse(&bytes)?;
-        edit(&mut home);
-        device.write_at(superblock::OFFSET, &home.to_bytes())?;
         let buffer = self.cache.read(self.block, BlockKind::Plain)?;
-        let mut cached = buffer.begin_write(self.cache.memory().frame(Class::Meta));
         let range = self.at..self.at + superblock::SIZE;
+        // A checkpoint may have brought a version home that is older than the last error.
+        let newest = Superblock::parse(&buffer.snapshot()[range.clone()])?;
+        Errors::of(&newest).restore(&mut home);
+        edit(&mut home);
+        write(device.as_ref(), &home)?;
+        let mut cached = buffer.begin_write(self.cache.memory().frame(Class::Meta));
         let mut sb = Superblock::parse(&cached[range.clone()])?;
         edit(&mut sb);
         cached[range].copy_from_slice(&sb.to_bytes());
@@ -137,35 +141,64 @@ impl Fs {
 }
 
 /// The primary superblock.
-pub(crate) fn read(device: &dyn Device) -> Result<Superblock> {
+pub(super) fn read(device: &dyn Device) -> Result<Superblock> {
     let mut bytes = [0; superblock::SIZE];
     device.read_at(superblock::OFFSET, &mut bytes)?;
     Superblock::parse(&bytes)
 }
 
-/// The first backup that can be found, and its block (in its own block size).
-pub(crate) fn read_backup(device: &dyn Device) -> Option<(Superblock, u64)> {
-    for bits in 10..=16_u32 {
-        let block_size = 1_u64 << bits;
-        let block = 8 * block_size + u64::from(bits == 10);
+/// Writes the primary superblock. No sync.
+pub(super) fn write(device: &dyn Device, sb: &Superblock) -> Result<()> {
+    device.write_at(superblock::OFFSET, &sb.to_bytes())
+}
+
+/// Groups that have a backup on nearly every file system, nearest first.
+const BACKUP_GROUPS: [u16; 8] = [1, 3, 5, 7, 9, 25, 27, 49];
+
+/// The first valid backup that can be found, its numbers, and its block (in its own block size). Groups are taken to be
+/// as long as they can be.
+pub(super) fn read_backup(device: &dyn Device) -> Option<(Superblock, Geometry, u64)> {
+    for (bits, group) in (10..=16_u32).flat_map(|bits| BACKUP_GROUPS.map(|group| (bits, group))) {
+        let per_group = 8_u64 << bits;
+        let block = u64::from(group) * per_group + u64::from(bits == 10);
         let mut bytes = [0; superblock::SIZE];
-        if block * block_size + superblock::OFFSET > device.len()
-            || device.read_at(block * block_size, &mut bytes).is_err()
-        {
+        let fits = (block << bits) + superblock::OFFSET <= device.len();
+        if !fits || device.read_at(block << bits, &mut bytes).is_err() {
             continue;
         }
         if let Ok(sb) = Superblock::parse(&bytes)
-            && sb.s_log_block_size() == bits - 10
-            && sb.s_block_group_nr() == 1
+            && sb.s_log_block_size() + 10 == bits
+            && sb.s_block_group_nr() == group
+            && let Ok(geo) = sb.geometry(device.len())
         {
-            return Some((sb, block));
+            return Some((sb, geo, block));
         }
     }
     None
 }
 
+/// The record of errors in a superblock.
+pub(super) struct Errors(Superblock);
+
+impl Errors {
+    pub(super) fn of(sb: &Superblock) -> Self {
+        Self(sb.clone())
+    }
+
+    /// Puts the record into an older version of the superblock; whether it was missing there.
+    pub(super) fn restore(&self, older: &mut Superblock) -> bool {
+        let Self(newer) = self;
+        if newer.s_error_count() <= older.s_error_count() {
+            return false;
+        }
+        older.copy_errors(newer);
+        older.set_s_state(older.s_state() | state::ERROR_FS);
+        true
+    }
+}
+
 /// Superblocks, descriptors, bitmaps and inode tables.
-fn overhead(geo: &crate::format::geometry::Geometry) -> u64 {
+fn overhead(geo: &Geometry) -> u64 {
     let first = u64::from(geo.first_data_block);
     // Most groups of a large file system have no backup; their cost is the same.
     let plain = 2 + u64::from(geo.itable_blocks);

@@ -55,6 +55,7 @@ fn commit_loop(fs: &Fs) {
         if let Err(error) = fs.journal.step() {
             fs.report(&error);
         }
+        fs.report_groups(None);
         let newest = fs.journal.newest();
         if newest != last.0 {
             last = (newest, fs.clock.monotonic());

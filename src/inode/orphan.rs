@@ -60,19 +60,24 @@ impl Orphans {
         map: Arc<Map>,
         sb: &Superblock,
     ) -> Result<Self> {
-        let mut orphans = Self {
-            cache,
-            store,
-            blocks: Vec::new(),
-            seed: 0,
-            state: Mutex::new(Rank::Orphan, State::default()),
-        };
+        let mut orphans = Self::none(cache, store);
         let geo = Arc::clone(orphans.cache.geometry());
         if geo.features.has_compat(compat::ORPHAN_FILE) && geo.orphan_file_inum != 0 {
             orphans.open_file(&map, InodeNumber::new(geo.orphan_file_inum))?;
         }
         orphans.read_list(sb.s_last_orphan())?;
         Ok(orphans)
+    }
+
+    /// For a mount that writes nothing: no orphan is known.
+    pub fn none(cache: Arc<BlockCache>, store: Arc<InodeStore>) -> Self {
+        Self {
+            cache,
+            store,
+            blocks: Vec::new(),
+            seed: 0,
+            state: Mutex::new(Rank::Orphan, State::default()),
+        }
     }
 
     /// Puts an inode on record: 2 credits (list: superblock and inode; file: its block). Idempotent.

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 use uext4::device::Device;
 use uext4::device::file::{Access, FileDevice};
 use uext4::error::{Error, Result};
@@ -72,7 +73,15 @@ impl CoreImage {
             read_only: options.read_only,
             ..Access::default()
         };
-        let device = FileDevice::open(&self.path, &access).expect("the image opens");
+        let mut device = FileDevice::open(&self.path, &access);
+        // Between fork and exec a command of another test has all our files open.
+        for _ in 0..100 {
+            if device.is_err() {
+                std::thread::sleep(Duration::from_millis(20));
+                device = FileDevice::open(&self.path, &access);
+            }
+        }
+        let device = device.expect("the image opens");
         Fs::mount(Arc::new(device) as Arc<dyn Device>, options)
     }
 

@@ -1,7 +1,7 @@
-//! A read-only view of a device whose log has not been replayed, as if it had been.
+//! A read-only view of a device in which copies stand for some blocks: those in a log that has not been replayed, or backups.
 //!
 //! Source: the design's section on the journal: read-only mounts write nothing.
-//! Invariants: a block with a copy in the log is read from there, with the escaping undone; writes are refused.
+//! Invariants: a block with a copy is read from there, with a log's escaping undone; writes are refused.
 
 use super::byte_offset;
 use crate::device::Device;
@@ -20,7 +20,7 @@ pub struct OverlayDevice {
 }
 
 impl OverlayDevice {
-    pub(super) fn new(
+    pub fn new(
         device: Arc<dyn Device>,
         block_size: u32,
         moved: BTreeMap<FsBlock, (FsBlock, bool)>,
