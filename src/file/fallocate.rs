@@ -2,11 +2,11 @@
 //!
 //! Source: Linux fallocate(2).
 //! Invariants: allocated ranges are unwritten extents, so they read as zeros; a range may be done in part when it fails.
+//! The times are the caller's.
 
 use crate::error::{Posix, Result};
 use crate::file::Files;
-use crate::format::inode::{Inode, flag};
-use crate::format::time::Timestamp;
+use crate::format::inode::flag;
 use crate::ids::FileBlock;
 use crate::inode::NodeRef;
 use crate::map::Mapping;
@@ -28,7 +28,6 @@ impl Files {
         mode: Fallocate,
         range: std::ops::Range<u64>,
         keep_size: bool,
-        now: Timestamp,
     ) -> Result<()> {
         {
             let core = node.core.read();
@@ -39,10 +38,6 @@ impl Files {
                 return Err(Posix::OpNotSupp.into());
             }
         }
-        let touch = |core: &mut Inode| {
-            core.mtime = now;
-            core.ctime = now;
-        };
         match mode {
             Fallocate::Allocate => {
                 self.allocate(token, node, range.clone(), keep_size)?;
@@ -68,7 +63,6 @@ impl Files {
         }
         let handle = self.journal.start(token, 1)?;
         let mut core = node.core.write();
-        touch(&mut core);
         if !keep_size && mode != Fallocate::PunchHole {
             core.size = core.size.max(range.end);
         }

@@ -1,7 +1,8 @@
 //! Reading and writing files, and their space.
 //!
 //! Source: POSIX read, write; Linux fallocate(2), lseek(2); the design's FUSE facts on cached writes.
-//! Invariants: a cached write changes neither mtime nor ctime: the kernel sends them itself.
+//! Invariants: where the kernel keeps a file's times (its writeback cache: of every write and fallocate, direct ones too), it
+//! sends them itself, and a time of ours would differ from the one it has shown.
 
 use crate::error::{Posix, Result};
 use crate::file::{Fallocate, ReadData, Whence};
@@ -20,8 +21,8 @@ const RELATIME_SECONDS: i64 = 24 * 3600;
 /// Where the bytes of a write come from. (O_SYNC is the kernel's: it sends an FSYNC.)
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteMode {
-    /// From the kernel's page cache: no times, no privileges of whoever wrote.
-    pub cached: bool,
+    /// Neither mtime nor ctime changes.
+    pub keep_times: bool,
     /// The kernel asks to clear suid and sgid.
     pub kill_privileges: bool,
 }
@@ -118,7 +119,7 @@ impl Fs {
             if how.kill_privileges {
                 self.kill_privileges(&mut token, &node)?;
             }
-            let now = (!how.cached).then(|| self.now());
+            let now = (!how.keep_times).then(|| self.now());
             self.files.write(&mut token, &node, offset, data, now)?;
         }
         self.sync_if_asked(&node, false)
@@ -142,6 +143,7 @@ impl Fs {
         self.save(&handle, node, &core)
     }
 
+    /// Changes no times.
     pub fn fallocate(
         &self,
         ino: InodeNumber,
@@ -170,7 +172,7 @@ impl Fs {
                 return Err(Posix::Perm.into());
             }
             self.kill_privileges(&mut token, &node)?;
-            self.files.fallocate(&mut token, &node, mode, offset..end, keep_size, self.now())?;
+            self.files.fallocate(&mut token, &node, mode, offset..end, keep_size)?;
         }
         self.sync_if_asked(&node, false)
     }

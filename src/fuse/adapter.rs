@@ -309,7 +309,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let how = WriteMode {
-            cached: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            keep_times: true,
             kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         match self.fs.write(ino::from_fuse(node), offset, data, how) {

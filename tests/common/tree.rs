@@ -36,7 +36,6 @@ pub type Tree = BTreeMap<PathBuf, Node>;
 
 /// Reads the tree under `root`, the root itself included as the empty path.
 pub fn read(root: &Path) -> Tree {
-    let hashes = hashes(root);
     let mut first_names = BTreeMap::new();
     let mut tree = Tree::new();
     let mut left = vec![PathBuf::new()];
@@ -53,8 +52,11 @@ pub fn read(root: &Path) -> Tree {
             .entry(meta.ino())
             .or_insert_with(|| name.clone())
             .clone();
-        let sha256 = hashes.get(&name).cloned();
-        tree.insert(name, node(&path, &meta, same_as, sha256));
+        tree.insert(name, node(&path, &meta, same_as));
+    }
+    // Last: the kernel's SEEK_DATA takes unwritten blocks for data once they are in the page cache.
+    for (name, hash) in hashes(root) {
+        tree.get_mut(&name).expect("a file of the tree").sha256 = Some(hash);
     }
     tree
 }
@@ -77,7 +79,7 @@ pub fn list(dir: &Path) -> Vec<OsString> {
     names
 }
 
-fn node(path: &Path, meta: &Metadata, same_as: PathBuf, sha256: Option<String>) -> Node {
+fn node(path: &Path, meta: &Metadata, same_as: PathBuf) -> Node {
     Node {
         mode: meta.mode(),
         owner: (meta.uid(), meta.gid()),
@@ -97,7 +99,7 @@ fn node(path: &Path, meta: &Metadata, same_as: PathBuf, sha256: Option<String>) 
         } else {
             Vec::new()
         },
-        sha256,
+        sha256: None,
     }
 }
 
