@@ -14,7 +14,6 @@ use super::sizes::{self, Sizes};
 use crate::control::{self, Served, Server, signals};
 use crate::device::Device;
 use crate::device::file::{Access, FileDevice};
-use crate::device::latch::Latch;
 use crate::fs::{self, Fs};
 use crate::fuse::mount::{self, MountSettings, Mounted};
 use crate::fuse::session::{self, Settings};
@@ -161,7 +160,7 @@ fn mount_fs(
         max_write: sizes.max_write,
         atime: !options.flags.has(MountFlags::NOATIME),
     };
-    let device: Arc<dyn Device> = Arc::new(Latch::new(Arc::new(device)));
+    let device: Arc<dyn Device> = Arc::new(device);
     let fs = Fs::mount(device, fs_options)
         .map_err(|e| Failure::mount(format!("{}: {e}", request.source.display())))?;
     for notice in fs.notices() {

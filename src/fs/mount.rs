@@ -7,6 +7,7 @@ use crate::alloc::{Allocator, Settings};
 use crate::cache::BlockCache;
 use crate::clock::{Clock, SystemClock};
 use crate::device::Device;
+use crate::device::latch::Latch;
 use crate::dir::{Directories, InlineSource};
 use crate::error::{Error, Incompatible, Posix, Result};
 use crate::file::Files;
@@ -49,13 +50,13 @@ impl Fs {
         Self::mount_at(device, options, Arc::new(SystemClock::new()))
     }
 
-    /// The same under a given clock.
+    /// The same under a given clock. After a failed write or sync of the device nothing more is written.
     pub fn mount_at(
         device: Arc<dyn Device>,
         options: Options,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>> {
-        let opened = open(device, &options)?;
+        let opened = open(Arc::new(Latch::new(device)), &options)?;
         let fs = build(opened, options, clock)?;
         if !fs.is_read_only() {
             fs.finish_orphans()?;
@@ -77,7 +78,7 @@ impl Fs {
     }
 
     /// Everything at home, nothing to recover; the next change marks it in use again.
-    pub(crate) fn mark_clean(&self) -> Result<()> {
+    pub fn mark_clean(&self) -> Result<()> {
         self.journal.quiesce(&mut || self.write_clean_superblock())
     }
 

@@ -3,6 +3,7 @@
 //! Source: the design's decision that the core starts no thread itself.
 //! Invariants: they end when `stop_threads` is called, and hold nothing while they sleep.
 
+use crate::error::Result;
 use crate::fs::Fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,6 +43,11 @@ impl Fs {
         }
     }
 
+    /// One round of the committer.
+    pub fn commit_step(&self) -> Result<()> {
+        self.journal.step()
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
@@ -52,7 +58,7 @@ fn commit_loop(fs: &Fs) {
     let mut clean = false;
     while !fs.is_stopping() {
         fs.journal.wait_for_work(TICK);
-        if let Err(error) = fs.journal.step() {
+        if let Err(error) = fs.commit_step() {
             fs.report(&error);
         }
         fs.report_groups(None);
