@@ -167,7 +167,17 @@ impl Fs {
 
     pub(crate) fn now(&self) -> Timestamp {
         let (seconds, nanoseconds) = self.clock.wall();
-        Timestamp { seconds, nanoseconds }
+        self.storable(Timestamp { seconds, nanoseconds })
+    }
+
+    /// The nearest time that an inode of this file system can hold.
+    pub(crate) fn storable(&self, time: Timestamp) -> Timestamp {
+        if self.has_fine_times() { time.clamp_to_34_bits() } else { time.clamp_to_32_bits() }
+    }
+
+    /// Whether inodes have room for nanoseconds.
+    pub fn has_fine_times(&self) -> bool {
+        self.geo.inode_size > 128
     }
 
     pub(crate) fn check_writable(&self) -> Result<()> {

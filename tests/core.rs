@@ -186,10 +186,10 @@ fn renames(fs: &Fs, a: InodeNumber, b: InodeNumber) {
 
 fn space(fs: &Fs, ino: InodeNumber, extents: bool) {
     if extents {
-        fs.fallocate(ino, Fallocate::Allocate, 2_000_000, 500_000, true).expect("fallocate");
-        fs.fallocate(ino, Fallocate::ZeroRange, 10_000, 50_000, false).expect("zero");
+        fs.fallocate(Caller::default(), ino, Fallocate::Allocate, 2_000_000, 500_000, true).expect("fallocate");
+        fs.fallocate(Caller::default(), ino, Fallocate::ZeroRange, 10_000, 50_000, false).expect("zero");
     }
-    fs.fallocate(ino, Fallocate::PunchHole, 4_000, 40_000, true).expect("punch");
+    fs.fallocate(Caller::default(), ino, Fallocate::PunchHole, 4_000, 40_000, true).expect("punch");
     let punched = fs.read(ino, 4_000, 40_000).expect("read");
     assert!(punched.as_slice().iter().all(|&b| b == 0));
 }

@@ -38,6 +38,13 @@ impl Timestamp {
         (low, epoch | (self.nanoseconds << 2))
     }
 
+    /// The nearest time that an inode with extra words can hold; as in the kernel, nothing finer than a second at the ends.
+    pub fn clamp_to_34_bits(self) -> Self {
+        let inside = self.seconds > FIRST && self.seconds < LAST;
+        let nanoseconds = if inside { self.nanoseconds } else { 0 };
+        Self { seconds: self.seconds.clamp(FIRST, LAST), nanoseconds }
+    }
+
     /// The nearest time that an inode without extra words can hold.
     pub fn clamp_to_32_bits(self) -> Self {
         Self { seconds: self.seconds.clamp(FIRST, i64::from(i32::MAX)), nanoseconds: 0 }
@@ -61,5 +68,9 @@ mod tests {
     fn times_out_of_range_are_clamped() {
         let (low, extra) = Timestamp { seconds: i64::MAX, nanoseconds: 0 }.encode();
         assert_eq!(Timestamp::decode(low, Some(extra)).seconds, LAST);
+        let edge = |seconds| Timestamp { seconds, nanoseconds: 5 }.clamp_to_34_bits();
+        assert_eq!(edge(i64::MIN), Timestamp { seconds: FIRST, nanoseconds: 0 });
+        assert_eq!(edge(LAST), Timestamp { seconds: LAST, nanoseconds: 0 });
+        assert_eq!(edge(LAST - 1).nanoseconds, 5);
     }
 }

@@ -4,7 +4,7 @@
 //! Invariants: only flags that users may change change; the rest stays.
 
 use crate::error::{Posix, Result};
-use crate::format::inode::flag;
+use crate::format::inode::{Inode, flag};
 use crate::fs::{Caller, Fs, need};
 use crate::ids::InodeNumber;
 
@@ -23,16 +23,21 @@ const VISIBLE: u32 = flag::SECRM
     | flag::NOTAIL
     | flag::DIRSYNC
     | flag::TOPDIR
-    | flag::HUGE_FILE
     | flag::EXTENTS
     | flag::VERITY
     | flag::DAX
     | flag::INLINE_DATA
     | flag::PROJINHERIT
     | flag::CASEFOLD;
-/// What chattr may change here.
+/// Flags of former times (dirty, compressed, not compressible, blocks behind the end): accepted and ignored.
+const IGNORED: u32 = 0x0040_0700;
+/// What chattr may ask for; a change of anything else that is visible is ignored.
+const SETTABLE: u32 =
+    CHANGEABLE | flag::JOURNAL_DATA | flag::EXTENTS | flag::DAX | flag::PROJINHERIT | flag::CASEFOLD;
+/// What can be changed here.
 const CHANGEABLE: u32 = flag::SECRM
     | flag::UNRM
+    | flag::COMPR
     | flag::SYNC
     | flag::IMMUTABLE
     | flag::APPEND
@@ -61,6 +66,18 @@ const XFLAGS: [(u32, u32); 7] = [
     (0x8000, flag::DAX),
 ];
 
+/// The flags that make sense on an inode of this type.
+fn allowed_on(inode: &Inode) -> u32 {
+    const DIRECTORIES: u32 = flag::DIRSYNC | flag::TOPDIR | flag::CASEFOLD | flag::PROJINHERIT;
+    if inode.is_dir() {
+        u32::MAX
+    } else if inode.is_reg() {
+        !DIRECTORIES
+    } else {
+        flag::NODUMP | flag::NOATIME
+    }
+}
+
 impl Fs {
     /// `FS_IOC_GETFLAGS`.
     pub fn flags(&self, ino: InodeNumber) -> Result<u32> {
@@ -76,6 +93,7 @@ impl Fs {
         let mut token = self.memory.admit(need::IOCTL);
         let node = self.node(ino)?;
         let _exclusive = node.lock.write();
+        let unsupported;
         {
             let handle = self.journal.start(&mut token, 1)?;
             let mut core = node.core.write();
@@ -87,18 +105,17 @@ impl Fs {
             if (old ^ flags) & guarded != 0 && caller.uid != 0 {
                 return Err(Posix::Perm.into());
             }
-            let fixed = VISIBLE & !CHANGEABLE;
-            if (old ^ flags) & fixed & !(flag::INDEX | flag::HUGE_FILE) != 0 {
+            if flags & !(VISIBLE | IGNORED) != 0 || flags & SETTABLE & !allowed_on(&core) != 0 {
                 return Err(Posix::OpNotSupp.into());
             }
-            let allowed = if core.is_dir() {
-                CHANGEABLE
-            } else {
-                CHANGEABLE & !(flag::DIRSYNC | flag::TOPDIR)
-            };
-            core.flags = (old & !allowed) | (flags & allowed);
+            core.flags = (old & !CHANGEABLE) | (flags & CHANGEABLE);
             core.ctime = self.now();
+            // The rest has been changed when this fails, as in the kernel.
+            unsupported = (old ^ flags) & SETTABLE & !CHANGEABLE != 0;
             self.save(&handle, &node, &core)?;
+        }
+        if unsupported {
+            return Err(Posix::OpNotSupp.into());
         }
         self.sync_if_asked(&node, false)
     }

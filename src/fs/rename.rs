@@ -166,7 +166,9 @@ impl Fs {
         }
         if mode == RenameMode::Exchange {
             let core = target.core.read();
-            if core.flags & (flag::IMMUTABLE | flag::APPEND) != 0 {
+            if core.flags & (flag::IMMUTABLE | flag::APPEND) != 0
+                || to.dir.core.read().has_flag(flag::APPEND)
+            {
                 return Err(Posix::Perm.into());
             }
             let target_is_dir = core.is_dir();

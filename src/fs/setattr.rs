@@ -57,7 +57,8 @@ impl Fs {
             self.files.truncate(&mut token, &node, size, &mut edit)?;
         }
         let acl = set.mode.is_some();
-        let capability = (set.changes_owner() || set.size.is_some())
+        let is_dir = node.core.read().is_dir();
+        let capability = ((set.changes_owner() && !is_dir) || set.size.is_some())
             && self.acl_of(ino, &node.core.read(), CAPABILITY)?.is_some();
         if set.size.is_none() || acl || capability {
             let handle = self.journal.start(&mut token, 2 * Xattrs::CREDITS + 2)?;
@@ -81,7 +82,7 @@ impl Fs {
     fn check_setattr(&self, node: &NodeRef, set: &SetAttr) -> Result<()> {
         let core = node.core.read();
         // The kernel sends the times of cached writes for files that have become immutable meanwhile, too.
-        let by_kernel = set.ctime.is_some() && set.only_times();
+        let by_kernel = set.ctime.is_some() && set.atime.is_none() && set.only_times();
         if core.has_flag(flag::IMMUTABLE) && !by_kernel {
             return Err(Posix::Perm.into());
         }
@@ -107,15 +108,15 @@ impl Fs {
             core.uid = set.uid.unwrap_or(core.uid);
             core.gid = set.gid.unwrap_or(core.gid);
             if !core.is_dir() && set.mode.is_none() {
-                clear_privileges(core);
+                clear_privileges(caller, core);
             }
         }
         if set.size.is_some() && caller.uid != 0 {
-            clear_privileges(core);
+            clear_privileges(caller, core);
         }
         let at = |time| match time {
             SetTime::Now => now,
-            SetTime::At(time) => time,
+            SetTime::At(time) => self.storable(time),
         };
         core.atime = set.atime.map_or(core.atime, at);
         core.mtime = match (set.mtime, set.size) {
@@ -123,14 +124,16 @@ impl Fs {
             (None, Some(_)) => now,
             (None, None) => core.mtime,
         };
-        core.ctime = set.ctime.unwrap_or(now);
+        core.ctime = set.ctime.map_or(now, |time| self.storable(time));
     }
 }
 
-/// suid goes, sgid only where the group may execute (else it stands for mandatory locking).
-pub(crate) fn clear_privileges(core: &mut Inode) {
+/// suid goes; sgid where the group may execute (else it stands for mandatory locking) or the caller is not in the group.
+/// (Of his groups we know one.)
+pub(crate) fn clear_privileges(caller: Caller, core: &mut Inode) {
     core.mode &= !mode::SUID;
-    if core.mode & 0o010 != 0 {
+    let in_group = caller.uid == 0 || caller.gid == core.gid;
+    if core.mode & 0o010 != 0 || !in_group {
         core.mode &= !mode::SGID;
     }
 }

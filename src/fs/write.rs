@@ -8,7 +8,7 @@ use crate::error::{Posix, Result};
 use crate::file::{Fallocate, ReadData, Whence};
 use crate::format::inode::{Inode, flag, mode};
 use crate::fs::setattr::clear_privileges;
-use crate::fs::{Fs, need};
+use crate::fs::{Caller, Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
 use crate::memory::Token;
@@ -23,8 +23,8 @@ const RELATIME_SECONDS: i64 = 24 * 3600;
 pub struct WriteMode {
     /// Neither mtime nor ctime changes.
     pub keep_times: bool,
-    /// The kernel asks to clear suid and sgid.
-    pub kill_privileges: bool,
+    /// The kernel asks to clear suid and sgid, since this caller writes.
+    pub kill_privileges: Option<Caller>,
 }
 
 /// A read's result: file data, or bytes that lie in the inode.
@@ -116,8 +116,8 @@ impl Fs {
             if !node.core.read().is_reg() {
                 return Err(Posix::Inval.into());
             }
-            if how.kill_privileges {
-                self.kill_privileges(&mut token, &node)?;
+            if let Some(caller) = how.kill_privileges {
+                self.kill_privileges(&mut token, caller, &node)?;
             }
             let now = (!how.keep_times).then(|| self.now());
             self.files.write(&mut token, &node, offset, data, now)?;
@@ -125,7 +125,7 @@ impl Fs {
         self.sync_if_asked(&node, false)
     }
 
-    fn kill_privileges(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
+    fn kill_privileges(&self, token: &mut Token, caller: Caller, node: &NodeRef) -> Result<()> {
         let (has_bits, has_capability) = {
             let core = node.core.read();
             let capability = self.acl_of(node.ino, &core, CAPABILITY)?.is_some();
@@ -136,7 +136,7 @@ impl Fs {
         }
         let handle = self.journal.start(token, Xattrs::CREDITS + 2)?;
         let mut core = node.core.write();
-        clear_privileges(&mut core);
+        clear_privileges(caller, &mut core);
         if has_capability {
             self.xattrs.set(&handle, node.ino, &mut core, CAPABILITY, None, SetMode::Any)?;
         }
@@ -146,6 +146,7 @@ impl Fs {
     /// Changes no times.
     pub fn fallocate(
         &self,
+        caller: Caller,
         ino: InodeNumber,
         mode: Fallocate,
         offset: u64,
@@ -171,7 +172,9 @@ impl Fs {
             if forbidden {
                 return Err(Posix::Perm.into());
             }
-            self.kill_privileges(&mut token, &node)?;
+            if caller.uid != 0 {
+                self.kill_privileges(&mut token, caller, &node)?;
+            }
             self.files.fallocate(&mut token, &node, mode, offset..end, keep_size)?;
         }
         self.sync_if_asked(&node, false)

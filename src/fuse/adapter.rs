@@ -121,7 +121,7 @@ fn no_entry() -> FileAttr {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        session::configure(config, self.max_write, self.fs.uses_acls());
+        session::configure(config, &self.fs, self.max_write);
         Ok(())
     }
 
@@ -298,7 +298,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -310,7 +310,9 @@ impl Filesystem for Adapter {
     ) {
         let how = WriteMode {
             keep_times: true,
-            kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            kill_privileges: write_flags
+                .contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+                .then(|| caller(request)),
         };
         match self.fs.write(ino::from_fuse(node), offset, data, how) {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
@@ -440,7 +442,11 @@ impl Filesystem for Adapter {
             0 => SetMode::Any,
             libc::XATTR_CREATE => SetMode::Create,
             libc::XATTR_REPLACE => SetMode::Replace,
-            _ => return reply.error(Errno::EINVAL),
+            // It must exist and must not: an error either way.
+            _ => match self.fs.getxattr(ino::from_fuse(node), name.as_bytes()) {
+                Ok(_) => SetMode::Create,
+                Err(_) => SetMode::Replace,
+            },
         };
         let (ino, name) = (ino::from_fuse(node), name.as_bytes());
         self.empty(reply, self.fs.setxattr(caller(request), ino, name, Some(value), how));
@@ -511,7 +517,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -527,7 +533,9 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
         let ino = ino::from_fuse(node);
-        self.empty(reply, self.fs.fallocate(ino, what, offset, length, mode & KEEP != 0));
+        let keep_size = mode & KEEP != 0;
+        let done = self.fs.fallocate(caller(request), ino, what, offset, length, keep_size);
+        self.empty(reply, done);
     }
 
     fn lseek(

@@ -9,6 +9,7 @@ use crate::fuse::adapter::Adapter;
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -51,15 +52,16 @@ const WANTED: [InitFlags; 15] = [
 /// Requests that the kernel may have under way in the background.
 const MAX_BACKGROUND: u16 = 128;
 
-pub(super) fn configure(config: &mut KernelConfig, max_write: u32, acl: bool) {
+pub(super) fn configure(config: &mut KernelConfig, fs: &Fs, max_write: u32) {
     for flag in WANTED {
         // Refused: the kernel is older and does without.
         let _ = config.add_capabilities(flag);
     }
-    if acl {
+    if fs.uses_acls() {
         let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
     }
     let _ = config.set_max_write(max_write);
     let _ = config.set_max_background(MAX_BACKGROUND);
-    let _ = config.set_time_granularity(std::time::Duration::from_nanos(1));
+    let granularity = if fs.has_fine_times() { Duration::from_nanos(1) } else { Duration::from_secs(1) };
+    let _ = config.set_time_granularity(granularity);
 }
