@@ -62,8 +62,10 @@ struct Committer {
     /// `None` on an image without a journal.
     log: Option<Log>,
     checkpoints: Checkpoints,
-    /// The superblock says that the file system is in use.
+    /// The superblock says that the file system is in use, as this mount made it say.
     active: bool,
+    /// The superblock says that the file system is clean.
+    clean: bool,
 }
 
 impl Journal {
@@ -91,7 +93,7 @@ impl Journal {
             wanted: Condvar::new(),
             committer: Mutex::new(
                 Rank::Drain,
-                Committer { log, checkpoints: Checkpoints::default(), active: false },
+                Committer { log, checkpoints: Checkpoints::default(), active: false, clean: true },
             ),
             listeners: Mutex::new(Rank::Leaf, Vec::new()),
             activation: Mutex::new(Rank::Leaf, None),
@@ -104,6 +106,11 @@ impl Journal {
 
     pub fn set_activation(&self, activation: Arc<dyn Activation>) {
         *self.activation.lock() = Some(activation);
+    }
+
+    /// The superblock still asks for the recovery that has been done: `quiesce` takes that back even if nothing changes.
+    pub fn set_unclean(&self) {
+        self.committer.lock().clean = false;
     }
 
     /// Opens a handle for at most `credits` dirtied blocks. Waits for a transaction being locked, and commits one that is full;
@@ -150,30 +157,39 @@ impl Journal {
         state.running.as_ref().map_or(state.committed, |tx| tx.tid)
     }
 
-    pub fn is_committed(&self, tid: Tid) -> bool {
-        self.state.lock().committed.is_at_or_after(tid)
+    /// Whether a commit of `tid` has yet to begin: it will cover what has been written to the device until now.
+    pub fn is_running(&self, tid: Tid) -> bool {
+        let state = self.state.lock();
+        state.running.as_ref().is_some_and(|tx| tid.is_at_or_after(tx.tid))
     }
 
-    /// Calls `done` once `tid` is durable (at once, if it is), without waiting; `step` makes it so.
-    pub fn when_committed(&self, tid: Tid, done: Waiter) {
+    /// Calls `done` once `tid` and everything written to the device so far is durable, without waiting; `step` makes
+    /// it so. A commit under way may have synced the device before it was written: then it takes one more sync.
+    pub fn when_durable(&self, tid: Option<Tid>, done: Waiter) {
         let mut state = self.state.lock();
-        if state.committed.is_at_or_after(tid) {
-            drop(state);
-            return done(Ok(()));
-        }
         if let Err(error) = state.check() {
             drop(state);
             return done(Err(error));
         }
-        state.request(tid);
-        state.waiters.push((tid, done));
+        let running = state.running.as_ref().map(|tx| tx.tid);
+        match tid {
+            Some(tid) if running.is_some_and(|running| tid.is_at_or_after(running)) => {
+                state.request(tid);
+                state.waiters.push((tid, done));
+            }
+            _ => state.flushes.push(done),
+        }
         self.wanted.notify_one();
     }
 
-    /// Calls `done` once everything written to the device so far is durable; `step` makes it so.
-    pub fn when_flushed(&self, done: Waiter) {
-        self.state.lock().flushes.push(done);
-        self.wanted.notify_one();
+    /// Everything written to the device so far is durable when it returns.
+    pub fn flush(&self) -> Result<()> {
+        self.state.lock().check()?;
+        let synced = self.cache.device().sync();
+        if let Err(error) = &synced {
+            self.abort(error);
+        }
+        synced
     }
 
     /// Whether an error has ended all writing.
@@ -197,22 +213,38 @@ impl Journal {
         }
     }
 
+    /// Runs `work` while nothing is committed and no block goes home.
+    pub fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _committer = self.committer.lock();
+        work()
+    }
+
+    /// Tells the next mount, in the journal's superblock, that the journal was aborted.
+    pub fn record_abort(&self) {
+        if let Some(log) = &mut self.committer.lock().log {
+            log.record_error(self.cache.device().as_ref());
+        }
+    }
+
     /// One round of the committer: commits when asked to or when the running transaction is old enough, syncs for
     /// those who wait for that alone, and writes blocks home when the log is half full.
     pub fn step(&self) -> Result<()> {
         if self.commit_is_due() {
             self.commit_running()?;
         }
+        let mut committer = self.committer.lock();
+        // Under the committer's lock: who waits for a sync may also wait for the commit before it.
         let flushes = std::mem::take(&mut self.state.lock().flushes);
         if !flushes.is_empty() {
-            let result = self.cache.device().sync();
+            let result = self.flush();
             for done in flushes {
                 done(result.clone());
             }
         }
-        let mut committer = self.committer.lock();
         if committer.log.as_ref().is_some_and(|log| log.free() < log.capacity() / 2) {
-            self.checkpoint_until(&mut committer, |log| log.free() >= log.capacity() / 4 * 3)?;
+            self.state.lock().check()?;
+            let done = self.checkpoint_until(&mut committer, |log| log.free() >= log.capacity() / 4 * 3);
+            self.abort_on_error(&mut committer, done)?;
         }
         Ok(())
     }
@@ -241,20 +273,47 @@ impl Journal {
         self.state.lock().running.is_none()
     }
 
-    /// Commits and writes home everything, marks the log empty, then runs `mark_clean` (which writes the superblock) and syncs. Changes
-    /// that come while it runs stay in a later transaction, which activates the log again.
+    /// Commits and writes home everything, marks the log empty, then runs `mark_clean` (which writes the superblock) and
+    /// syncs. New handles wait for the last part of it, so that the superblock tells of nothing that could still be lost.
     pub fn quiesce(&self, mark_clean: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let mut committer = self.committer.lock();
         self.state.lock().check()?;
         self.commit_running_locked(&mut committer)?;
-        if !committer.active {
-            return Ok(());
+        if committer.clean {
+            return self.flush();
         }
-        self.checkpoint_until(&mut committer, |_| false)?;
+        let done = self.checkpoint_until(&mut committer, |_| false);
+        self.abort_on_error(&mut committer, done)?;
+        self.state.lock().held = true;
+        let done = self.quiesce_held(&mut committer, mark_clean);
+        let done = self.abort_on_error(&mut committer, done);
+        self.state.lock().held = false;
+        self.changed.notify_all();
+        done
+    }
+
+    fn quiesce_held(
+        &self,
+        committer: &mut Committer,
+        mark_clean: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        self.commit_running_locked(committer)?;
+        self.checkpoint_until(committer, |_| false)?;
         mark_clean()?;
         self.cache.device().sync()?;
-        committer.active = false;
+        (committer.active, committer.clean) = (false, true);
         Ok(())
+    }
+
+    /// What could not be written home or into the log is lost with its transaction: nothing may follow it.
+    fn abort_on_error<T>(&self, committer: &mut Committer, done: Result<T>) -> Result<T> {
+        if let Err(error) = &done {
+            if let Some(log) = &mut committer.log {
+                log.record_error(self.cache.device().as_ref());
+            }
+            self.abort(error);
+        }
+        done
     }
 
     fn commit_is_due(&self) -> bool {
@@ -277,7 +336,7 @@ impl Journal {
         let mut state = self.state.lock();
         loop {
             state.check()?;
-            if state.locked {
+            if state.locked || state.held {
                 self.changed.wait(&mut state);
                 continue;
             }

@@ -105,6 +105,8 @@ const EXT3: Form = Form {
     fallocate: false,
 };
 
+/// The feature bit of a file system whose journal is to be replayed.
+const RECOVER: u32 = 4;
 /// The same hashes in every run.
 const ID: &str = "c0ffee00-1234-4321-8888-0123456789ab";
 
@@ -279,7 +281,12 @@ fn survives(image: Vec<u8>, model: &Model, place: &Place<'_>) -> (Vec<Event>, Ve
     if let Err(error) = result {
         place.fail(&before, &error.to_string());
     }
-    (record.take(), disk.bytes())
+    let after = disk.bytes();
+    let incompat = u32::from_le_bytes(after[1024 + 0x60..][..4].try_into().expect("4 bytes"));
+    if incompat & RECOVER != 0 {
+        place.fail(&before, "it asks for recovery after unmount");
+    }
+    (record.take(), after)
 }
 
 fn run_e2fsck(arguments: &[&str], image: &[u8]) -> (Option<i32>, String, Vec<u8>) {
@@ -436,7 +443,7 @@ fn fail_everywhere(form: &Form, seed: u64, steps: usize) {
             form,
             seed,
             event: fails as usize,
-            op: run.model.now(),
+            op: run.model.now() - 1,
             how: "a failed write",
         };
         let image = disk.bytes();

@@ -60,7 +60,9 @@ impl Shard {
             let Some(buffer) = self.buffers.get(&block) else {
                 continue;
             };
-            if Arc::strong_count(buffer) > 1 || buffer.take_chance() {
+            // One that is being read as well is newer than what is read.
+            let busy = Arc::strong_count(buffer) > 1 || self.loading.contains(&block);
+            if busy || buffer.take_chance() {
                 self.hand.push_back(block);
             } else {
                 self.buffers.remove(&block);

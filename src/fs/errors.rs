@@ -20,14 +20,18 @@ impl Fs {
         if self.is_read_only() {
             return;
         }
+        if self.policy == ErrorPolicy::RemountRo {
+            // First of all: nothing half done is committed.
+            self.read_only.store(true, Ordering::Relaxed);
+            self.journal.abort(error);
+        }
         if let Err(failed) = self.record_error(error, at) {
             log::error!("the error could not be recorded in the superblock: {failed}");
         }
         match self.policy {
             ErrorPolicy::Continue => {}
             ErrorPolicy::RemountRo => {
-                self.read_only.store(true, Ordering::Relaxed);
-                self.journal.abort(error);
+                self.journal.record_abort();
                 log::error!("remounting read-only");
             }
             ErrorPolicy::Panic => {

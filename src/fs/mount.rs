@@ -42,6 +42,8 @@ struct Opened {
     /// Where the journal lies: no file may have these blocks.
     journal_runs: Vec<(FsBlock, u32)>,
     read_only: bool,
+    /// The superblock asked for recovery.
+    recovered: bool,
     notices: Vec<String>,
 }
 
@@ -147,6 +149,7 @@ fn open(device: Arc<dyn Device>, options: &Options) -> Result<Opened> {
         return Err(Incompatible::SectorSize { block_size, sector_size }.into());
     }
     let mut opened = Opened {
+        recovered: geo.features.has_incompat(incompat::RECOVER),
         device,
         sb,
         geo: Arc::new(geo),
@@ -310,7 +313,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let orphans = Arc::new(read_orphans(&mut opened, &cache, &store, &map)?);
-    let Opened { device, sb, geo, log, journal_runs, read_only, notices } = opened;
+    let Opened { device, sb, geo, log, journal_runs, read_only, recovered, notices } = opened;
     options.read_only = read_only;
     alloc.protect(&journal_runs);
     let interval = options.commit_interval;
@@ -370,6 +373,9 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         generation: AtomicU32::new(seed),
         options,
     });
+    if recovered {
+        fs.journal.set_unclean();
+    }
     fs.journal.set_activation(Arc::new(Activate(Arc::downgrade(&fs))));
     Ok(fs)
 }

@@ -55,7 +55,7 @@ impl SuperblockState {
         self.overhead
     }
 
-    /// Applies `edit` at home and in the cache; the caller syncs.
+    /// Applies `edit` at home and in the cache; the caller syncs, and keeps the committer from writing the block home.
     fn patch(&self, edit: &dyn Fn(&mut Superblock)) -> Result<()> {
         let device = self.cache.device();
         let mut bytes = [0; superblock::SIZE];
@@ -132,11 +132,13 @@ impl Fs {
             Error::Corrupt { kind, .. } if kind.is_checksum() => superblock::error_code::EFSBADCRC,
             _ => superblock::error_code::EFSCORRUPTED,
         };
-        self.superblock.patch(&|sb| {
-            sb.record_error(now.seconds, ino, block, "uext4", 0, code);
-            sb.set_s_state(sb.s_state() | state::ERROR_FS);
-        })?;
-        self.device.sync()
+        self.journal.alone(|| {
+            self.superblock.patch(&|sb| {
+                sb.record_error(now.seconds, ino, block, "uext4", 0, code);
+                sb.set_s_state(sb.s_state() | state::ERROR_FS);
+            })?;
+            self.device.sync()
+        })
     }
 }
 

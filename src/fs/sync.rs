@@ -29,18 +29,17 @@ impl Fs {
             Err(error) => return done(Err(error)),
         };
         let _ = data_only;
-        match node.last_change() {
-            Some(tid) if !self.journal.is_committed(tid) => self.journal.when_committed(tid, done),
-            _ => self.journal.when_flushed(done),
-        }
+        self.journal.when_durable(node.last_change(), done);
     }
 
     /// The same, waiting for it.
     pub fn sync_node(&self, node: &NodeRef) -> Result<()> {
-        match node.last_change() {
-            Some(tid) if !self.journal.is_committed(tid) => self.journal.commit(tid),
-            _ => self.device.sync(),
+        let tid = node.last_change();
+        let covered = tid.is_some_and(|tid| self.journal.is_running(tid));
+        if let Some(tid) = tid {
+            self.journal.commit(tid)?;
         }
+        if covered { Ok(()) } else { self.journal.flush() }
     }
 
     /// fsync that waits; for callers without FUSE.
@@ -76,6 +75,6 @@ impl Fs {
             return if self.journal.is_aborted() { Err(Error::Aborted) } else { Ok(()) };
         }
         self.journal.commit_running()?;
-        self.device.sync()
+        self.journal.flush()
     }
 }

@@ -76,7 +76,7 @@ impl Node {
             .store(CHANGED | u64::from(tid.get()), Ordering::Release);
     }
 
-    /// The transaction that last changed the inode since it was loaded.
+    /// The transaction that last changed the inode, or a later one.
     pub fn last_change(&self) -> Option<Tid> {
         let value = self.last_change.load(Ordering::Acquire);
         let [a, b, c, d, ..] = value.to_le_bytes();
@@ -101,6 +101,8 @@ impl Drop for IoInFlight {
 struct Shard {
     nodes: HashMap<InodeNumber, NodeRef>,
     loading: HashSet<InodeNumber>,
+    /// The newest transaction that changed a node dropped since: its inode may not be durable yet.
+    dropped: Option<Tid>,
     /// Size below which no further sweep is tried.
     next_sweep: usize,
 }
@@ -149,6 +151,9 @@ impl InodeTable {
             read.map(|inode| {
                 let node = Node::new(ino, inode, &self.memory);
                 sweep(&mut shard, &mut victims);
+                if let Some(tid) = shard.dropped {
+                    node.changed_in(tid);
+                }
                 Arc::clone(shard.nodes.entry(ino).or_insert(node))
             })
         };
@@ -213,6 +218,11 @@ fn sweep(shard: &mut Shard, victims: &mut Vec<NodeRef>) {
         .take(SHARD_LIMIT / 2)
         .collect();
     victims.extend(unused.iter().filter_map(|ino| shard.nodes.remove(ino)));
+    for tid in victims.iter().filter_map(|node| node.last_change()) {
+        if shard.dropped.is_none_or(|dropped| tid.is_after(dropped)) {
+            shard.dropped = Some(tid);
+        }
+    }
     // What is in use now will mostly still be in use at the next call.
     shard.next_sweep = shard.nodes.len() + SHARD_LIMIT / 4;
 }

@@ -24,26 +24,15 @@ pub(super) struct Frozen {
 impl Journal {
     /// Commits the running transaction if there is one; an error aborts the journal.
     pub(super) fn commit_running_locked(&self, committer: &mut Committer) -> Result<()> {
-        if let Err(error) = self.activate(committer) {
-            self.abort(&error);
-            return Err(error);
-        }
+        let activated = self.activate(committer);
+        self.abort_on_error(committer, activated)?;
         let Some(frozen) = self.freeze() else {
             return Ok(());
         };
-        match self.write_transaction(committer, &frozen) {
-            Ok(first) => {
-                self.finish(committer, frozen, first);
-                Ok(())
-            }
-            Err(error) => {
-                if let Some(log) = &mut committer.log {
-                    log.record_error(self.cache.device().as_ref());
-                }
-                self.abort(&error);
-                Err(error)
-            }
-        }
+        let written = self.write_transaction(committer, &frozen);
+        let first = self.abort_on_error(committer, written)?;
+        self.finish(committer, frozen, first);
+        Ok(())
     }
 
     /// Before the first commit since the file system was marked clean, and before its blocks are taken: the superblock may
@@ -56,7 +45,11 @@ impl Journal {
         if let Some(activation) = activation {
             activation.activate()?;
         }
-        committer.active = true;
+        if committer.log.is_none() {
+            // Blocks go straight home: before the first of them it must be known that they may not all get there.
+            self.cache.device().sync()?;
+        }
+        (committer.active, committer.clean) = (true, false);
         Ok(())
     }
 

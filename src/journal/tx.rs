@@ -16,6 +16,8 @@ pub(super) struct State {
     pub(super) running: Option<Transaction>,
     /// No handle may join: the running transaction waits for its open handles.
     pub(super) locked: bool,
+    /// No handle may join: the file system is being marked clean.
+    pub(super) held: bool,
     pub(super) next: Tid,
     /// The newest durable transaction.
     pub(super) committed: Tid,
@@ -33,6 +35,7 @@ impl State {
         Self {
             running: None,
             locked: false,
+            held: false,
             next,
             committed: Tid::new(next.get().wrapping_sub(1)),
             requested: None,

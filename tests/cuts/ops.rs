@@ -145,8 +145,9 @@ impl Run {
             73..76 => self.forget(),
             76..92 => self.fsync(),
             92..95 => self.op(|run| {
+                run.fs.sync_all()?;
                 run.model.sync_all();
-                run.fs.sync_all()
+                Ok(())
             }),
             95..98 => self.op(|run| {
                 run.clock.advance(Duration::from_secs(6));
