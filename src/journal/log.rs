@@ -39,6 +39,8 @@ pub struct Log {
     next: Tid,
     /// The newest transaction in the log.
     last: Tid,
+    /// The head has passed every block since the log was opened.
+    went_round: bool,
 }
 
 /// A block on its way into the log.
@@ -85,6 +87,7 @@ impl Log {
             used_after_move: 0,
             next: recovery.next_tid,
             last: Tid::new(recovery.next_tid.get().wrapping_sub(1)),
+            went_round: false,
             superblock,
         }
     }
@@ -156,7 +159,7 @@ impl Log {
             writer.finish();
             pieces.push(Piece::Own(frame));
         }
-        self.append(device, &pieces)
+        self.append(device, &pieces, None)
     }
 
     /// Descriptor and data blocks. `blocks` in ascending order.
@@ -190,7 +193,10 @@ impl Log {
             }
             writer.finish();
             pieces.insert(0, Piece::Own(descriptor));
-            self.append(device, &pieces)?;
+            // The commit block's place is written along. Where the image is sparse, the write behind the sync would
+            // otherwise allocate it, and the second sync would have to make that durable as well.
+            let place = (!self.went_round).then(|| self.zeroed(memory));
+            self.append(device, &pieces, place.as_deref())?;
         }
         Ok(())
     }
@@ -206,7 +212,7 @@ impl Log {
         let mut frame = self.zeroed(memory);
         let time = Timestamp { seconds, nanoseconds };
         Commit { tid, time, crc: None }.write_to(&mut frame, &self.layout);
-        self.append(device, &[Piece::Own(frame)])?;
+        self.append(device, &[Piece::Own(frame)], None)?;
         self.last = tid;
         Ok(())
     }
@@ -255,8 +261,14 @@ impl Log {
         frame
     }
 
-    /// Writes blocks at the head, in pieces that are contiguous on the volume.
-    fn append(&mut self, device: &dyn Device, pieces: &[Piece<'_>]) -> Result<()> {
+    /// Writes blocks at the head, in pieces that are contiguous on the volume; `place` goes into the free block behind
+    /// them if it lies next to the last one, and the head stays before it.
+    fn append(
+        &mut self,
+        device: &dyn Device,
+        pieces: &[Piece<'_>],
+        place: Option<&[u8]>,
+    ) -> Result<()> {
         let mut rest = pieces;
         while !rest.is_empty() {
             let (start, contiguous) = self.map.run(self.head)?;
@@ -267,13 +279,17 @@ impl Log {
                 return Err(Error::Aborted);
             }
             let (now, later) = rest.split_at(count);
-            let slices: Vec<IoSlice<'_>> =
+            let mut slices: Vec<IoSlice<'_>> =
                 now.iter().map(|piece| IoSlice::new(piece.bytes())).collect();
+            if later.is_empty() && count < room && self.free() > count as u32 {
+                slices.extend(place.map(IoSlice::new));
+            }
             device.write_vectored_at(start.get() << self.geo.block_bits, &slices)?;
             self.used += count as u32;
             self.head += count as u32;
             if self.head == self.end {
                 self.head = self.first;
+                self.went_round = true;
             }
             rest = later;
         }
