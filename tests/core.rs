@@ -9,7 +9,8 @@ use uext4::device::Device;
 use uext4::device::file::{Access, FileDevice};
 use uext4::error::Posix;
 use uext4::file::{Fallocate, Whence};
-use uext4::fs::{Caller, Fs, NewNode, Options, RenameMode, SetAttr, WriteMode};
+use uext4::format::time::Timestamp;
+use uext4::fs::{Caller, Fs, NewNode, Options, RenameMode, SetAttr, SetTime, WriteMode};
 use uext4::ids::InodeNumber;
 use uext4::xattr::SetMode;
 
@@ -342,6 +343,30 @@ fn inode_numbers_are_reused_while_others_are_freed() {
             });
         }
     });
+    fs.unmount().expect("unmount");
+    drop(fs);
+    image.check();
+}
+
+#[test]
+fn fdatasync_leaves_times_out_and_fsync_does_not() {
+    use uext4::device::record::{Event, Record};
+    let image = Image::make("16M", &["-t", "ext4"]);
+    let device = FileDevice::open(&image.path, &Access::default()).expect("the image opens");
+    let record = Arc::new(Record::new(Arc::new(device)));
+    let fs = Fs::mount(Arc::clone(&record) as Arc<dyn Device>, Options::default()).expect("it mounts");
+    let ino = file(&fs, ROOT, "f");
+    fs.write(ino, 0, &[1; 4096], WriteMode::default()).expect("write");
+    fs.fdatasync_wait(ino).expect("fdatasync");
+    let of_growth = record.take();
+    assert!(of_growth.iter().filter(|&e| *e == Event::Sync).count() >= 2, "a commit");
+    let time = SetTime::At(Timestamp { seconds: 1000, nanoseconds: 0 });
+    let set = SetAttr { mtime: Some(time), ..SetAttr::default() };
+    fs.setattr(Caller { uid: 0, gid: 0, pid: 1 }, ino, &set).expect("setattr");
+    fs.fdatasync_wait(ino).expect("fdatasync");
+    assert_eq!(record.take(), [Event::Sync]);
+    fs.fsync_wait(ino).expect("fsync");
+    assert!(record.take().len() > 3, "a commit");
     fs.unmount().expect("unmount");
     drop(fs);
     image.check();

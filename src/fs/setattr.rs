@@ -72,7 +72,12 @@ impl Fs {
             if capability {
                 self.xattrs.set(&handle, ino, &mut core, CAPABILITY, None, SetMode::Any)?;
             }
-            self.save(&handle, &node, &core)?;
+            if set.only_times() {
+                self.store.write(&handle, ino, &core)?;
+                node.touched_in(handle.tid());
+            } else {
+                self.save(&handle, &node, &core)?;
+            }
         }
         self.sync_if_asked(&node, false)?;
         let core = node.core.read();

@@ -28,8 +28,8 @@ impl Fs {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
-        let _ = data_only;
-        self.journal.when_durable(node.last_change(), done);
+        let change = if data_only { node.last_data_change() } else { node.last_change() };
+        self.journal.when_durable(change, done);
     }
 
     /// The same, waiting for it.
@@ -44,10 +44,19 @@ impl Fs {
 
     /// fsync that waits; for callers without FUSE.
     pub fn fsync_wait(&self, ino: InodeNumber) -> Result<()> {
+        self.sync_and_wait(ino, false)
+    }
+
+    /// fdatasync that waits.
+    pub fn fdatasync_wait(&self, ino: InodeNumber) -> Result<()> {
+        self.sync_and_wait(ino, true)
+    }
+
+    fn sync_and_wait(&self, ino: InodeNumber, data_only: bool) -> Result<()> {
         let (sender, receiver) = mpsc::channel();
         self.fsync(
             ino,
-            false,
+            data_only,
             Box::new(move |result| {
                 let _ = sender.send(result);
             }),

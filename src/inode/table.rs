@@ -35,12 +35,29 @@ pub struct Node {
     /// File data I/O in flight.
     in_flight: Mutex<u32>,
     drained: Condvar,
-    /// The transaction that last changed the inode, plus one bit that says that there is one.
-    last_change: AtomicU64,
+    last_change: LastChange,
+    /// Without changes of times, which fdatasync leaves out.
+    last_data_change: LastChange,
     _charge: Charge,
 }
 
+/// The newest transaction that changed something, plus one bit that says that there is one.
+#[derive(Default)]
+struct LastChange(AtomicU64);
+
 const CHANGED: u64 = 1 << 32;
+
+impl LastChange {
+    fn set(&self, tid: Tid) {
+        self.0.store(CHANGED | u64::from(tid.get()), Ordering::Release);
+    }
+
+    fn get(&self) -> Option<Tid> {
+        let value = self.0.load(Ordering::Acquire);
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        (value & CHANGED != 0).then(|| Tid::new(u32::from_le_bytes([a, b, c, d])))
+    }
+}
 
 impl Node {
     fn new(ino: InodeNumber, inode: Inode, memory: &Arc<Memory>) -> NodeRef {
@@ -51,7 +68,8 @@ impl Node {
             prealloc: Mutex::new(Rank::Prealloc, PreallocTree::default()),
             in_flight: Mutex::new(Rank::Leaf, 0),
             drained: Condvar::new(),
-            last_change: AtomicU64::new(0),
+            last_change: LastChange::default(),
+            last_data_change: LastChange::default(),
             _charge: memory.charge(Class::Inode, NODE_BYTES),
         })
     }
@@ -72,15 +90,23 @@ impl Node {
 
     /// The inode was changed in this transaction.
     pub fn changed_in(&self, tid: Tid) {
-        self.last_change
-            .store(CHANGED | u64::from(tid.get()), Ordering::Release);
+        self.last_change.set(tid);
+        self.last_data_change.set(tid);
+    }
+
+    /// Nothing but its times was changed in this transaction.
+    pub fn touched_in(&self, tid: Tid) {
+        self.last_change.set(tid);
     }
 
     /// The transaction that last changed the inode, or a later one.
     pub fn last_change(&self) -> Option<Tid> {
-        let value = self.last_change.load(Ordering::Acquire);
-        let [a, b, c, d, ..] = value.to_le_bytes();
-        (value & CHANGED != 0).then(|| Tid::new(u32::from_le_bytes([a, b, c, d])))
+        self.last_change.get()
+    }
+
+    /// The same, changes of times apart.
+    pub fn last_data_change(&self) -> Option<Tid> {
+        self.last_data_change.get()
     }
 }
 
