@@ -32,6 +32,11 @@ struct State {
     served: bool,
 }
 
+/// How long the worker lets the queue fill: to wake it for each inode costs more than to free one.
+const GATHER: Duration = Duration::from_millis(5);
+/// A queue of this length is not left to fill any more.
+const MANY: usize = 256;
+
 impl Reaper {
     pub(crate) fn new() -> Self {
         Self { state: Mutex::new(Rank::Shard, State::default()), wake: Condvar::new(), idle: Condvar::new() }
@@ -47,14 +52,24 @@ impl Reaper {
     }
 
     pub(crate) fn queue(&self, ino: InodeNumber) {
-        self.state.lock().queue.push_back(ino);
-        self.wake.notify_one();
+        let length = {
+            let mut state = self.state.lock();
+            state.queue.push_back(ino);
+            state.queue.len()
+        };
+        if length == 1 || length == MANY {
+            self.wake.notify_one();
+        }
     }
 
+    /// Returns some time after something has been queued, at the latest after `limit`.
     pub(crate) fn wait(&self, limit: Duration) {
         let mut state = self.state.lock();
         if state.queue.is_empty() {
             self.wake.wait_for(&mut state, limit);
+        }
+        if (1..MANY).contains(&state.queue.len()) {
+            self.wake.wait_for(&mut state, GATHER);
         }
     }
 
