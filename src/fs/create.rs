@@ -28,7 +28,7 @@ pub enum NewNode<'a> {
 }
 
 impl NewNode<'_> {
-    fn mode(self) -> u16 {
+    pub(crate) fn mode(self) -> u16 {
         match self {
             NewNode::File { mode } => mode::REG | (mode & mode::PERM),
             NewNode::Directory { mode } => mode::DIR | (mode & mode::PERM),
@@ -148,7 +148,7 @@ impl Fs {
         Ok(Attr::new(ino, &core, self.geo.block_size))
     }
 
-    fn new_inode(
+    pub(crate) fn new_inode(
         &self,
         caller: Caller,
         dir: &Inode,
@@ -204,13 +204,7 @@ impl Fs {
         if new.is_dir() {
             self.dirs.create(handle, ino, inode, dir.ino)?;
         }
-        self.store.create(handle, ino, inode)?;
-        for (acl_name, value) in inherited.acls() {
-            self.xattrs.set(handle, ino, inode, acl_name, Some(value), SetMode::Any)?;
-        }
-        if inherited.has_acls() {
-            self.store.write(handle, ino, inode)?;
-        }
+        self.store_new(handle, ino, inode, inherited)?;
         let mut core = dir.core.write();
         let entry = Entry { ino, file_type: FileType::of_mode(inode.mode) };
         self.dirs.insert(handle, dir.ino, &mut core, name, entry)?;
@@ -219,6 +213,21 @@ impl Fs {
         }
         (core.mtime, core.ctime) = (inode.ctime, inode.ctime);
         self.save(handle, dir, &core)
+    }
+
+    /// The inode itself and its inherited ACLs.
+    pub(crate) fn store_new(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        inode: &mut Inode,
+        inherited: &Inherited,
+    ) -> Result<()> {
+        self.store.create(handle, ino, inode)?;
+        for (acl_name, value) in inherited.acls() {
+            self.xattrs.set(handle, ino, inode, acl_name, Some(value), SetMode::Any)?;
+        }
+        if inherited.has_acls() { self.store.write(handle, ino, inode) } else { Ok(()) }
     }
 
     fn set_link_target(
@@ -246,7 +255,7 @@ impl Fs {
     }
 
     /// Gives back what a failed creation took, within its handle.
-    fn undo_create(
+    pub(crate) fn undo_create(
         &self,
         handle: &Handle<'_>,
         ino: InodeNumber,

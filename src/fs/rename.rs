@@ -8,12 +8,13 @@ use crate::dir::{Entry, FileType};
 use crate::error::{Error, Posix, Result};
 use crate::format::inode::{Inode, flag, mode};
 use crate::fs::create::{add_subdirectory_link, drop_subdirectory_link};
-use crate::fs::{Caller, Fs, check_name, need};
+use crate::fs::{Caller, Fs, NewNode, check_name, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
 use crate::journal::Handle;
 use crate::memory::Token;
 use crate::sync::WriteGuard;
+use crate::xattr::Xattrs;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenameMode {
@@ -191,7 +192,8 @@ impl Fs {
         mode: RenameMode,
     ) -> Result<()> {
         let inserts = self.dirs.insert_credits(&moved.to.dir.core.read());
-        let credits = (inserts + 16).min(self.journal.max_credits());
+        let whiteout = if matches!(mode, RenameMode::Whiteout { .. }) { Xattrs::CREDITS } else { 0 };
+        let credits = (inserts + 16 + whiteout).min(self.journal.max_credits());
         let handle = self.journal.start(token, credits)?;
         match mode {
             RenameMode::Exchange => self.exchange(&handle, moved),
@@ -226,8 +228,8 @@ impl Fs {
                 let inserted =
                     self.dirs.insert(handle, to.dir.ino, &mut core, to.name, source_entry);
                 if let Err(error) = inserted {
-                    if let Some(whiteout) = whiteout {
-                        self.alloc.free_inode(handle, whiteout, false)?;
+                    if let Some((ino, inode)) = whiteout {
+                        self.undo_create(handle, ino, inode, false)?;
                     }
                     return Err(error);
                 }
@@ -241,7 +243,7 @@ impl Fs {
         {
             let mut core = from.dir.core.write();
             match whiteout {
-                Some(ino) => {
+                Some((ino, _)) => {
                     let entry = Entry { ino, file_type: FileType::CharDevice };
                     self.dirs.replace(handle, from.dir.ino, &mut core, from.name, entry)?;
                 }
@@ -311,24 +313,24 @@ impl Fs {
         self.settle(handle, target, crosses.then_some(from.dir.ino))
     }
 
-    /// A whiteout inode without a name yet.
+    /// A whiteout inode without a name yet; it inherits from the directory as any other.
     fn make_whiteout(
         &self,
         handle: &Handle<'_>,
         caller: Caller,
         dir: &NodeRef,
-    ) -> Result<InodeNumber> {
+    ) -> Result<(InodeNumber, Inode)> {
+        let new = NewNode::Special { mode: mode::CHR, rdev: (0, 0) };
+        let core = dir.core.read();
+        let inherited = self.inherit(dir.ino, &core, new.mode(), 0)?;
         let ino = self.alloc.new_inode(handle, dir.ino, false)?;
-        let now = self.now();
-        let mut inode = Inode::new(&self.geo, mode::CHR);
-        (inode.uid, inode.gid) = (caller.uid, caller.gid);
-        (inode.atime, inode.mtime, inode.ctime) = (now, now, now);
-        inode.crtime = inode.crtime.map(|_| now);
-        inode.links_count = 1;
+        let mut inode = self.new_inode(caller, &core, new, &inherited);
         inode.generation = self.next_generation();
-        inode.set_device_number(0, 0);
-        self.store.create(handle, ino, &inode)?;
-        Ok(ino)
+        if let Err(error) = self.store_new(handle, ino, &mut inode, &inherited) {
+            self.undo_create(handle, ino, inode, false)?;
+            return Err(error);
+        }
+        Ok((ino, inode))
     }
 }
 

@@ -36,6 +36,16 @@ impl SetAttr {
         self.uid.is_some() || self.gid.is_some()
     }
 
+    /// utimensat(2) without times. (Where the kernel keeps the mtime, it says what "now" is.)
+    fn only_touches(&self) -> bool {
+        let mtime = match self.mtime {
+            Some(SetTime::Now) => true,
+            Some(SetTime::At(_)) => self.ctime.is_some(),
+            None => false,
+        };
+        self.atime == Some(SetTime::Now) && mtime
+    }
+
     fn only_times(&self) -> bool {
         self.mode.is_none() && !self.changes_owner() && self.size.is_none()
     }
@@ -92,7 +102,7 @@ impl Fs {
             return Err(Posix::Perm.into());
         }
         if core.has_flag(flag::APPEND) && !by_kernel {
-            let sets_time = [set.atime, set.mtime].iter().any(|t| matches!(t, Some(SetTime::At(_))));
+            let sets_time = !set.only_touches() && (set.atime.is_some() || set.mtime.is_some());
             if set.mode.is_some() || set.changes_owner() || set.size.is_some() || sets_time {
                 return Err(Posix::Perm.into());
             }

@@ -11,7 +11,7 @@ const MODES: [u32; 14] = [
     0o007,
 ];
 const UTIME_NOW: i64 = 0x3fff_ffff;
-const UTIME_OMIT: i64 = 0x3fff_fffe;
+pub const UTIME_OMIT: i64 = 0x3fff_fffe;
 
 impl Random {
     pub fn new(seed: u64) -> Self {

@@ -348,17 +348,19 @@ impl Side {
             return done();
         }
         let size = stat.st_size as u64;
+        sys::seek(file, SeekFrom::Start(0))?;
         if hole {
             let at = sys::seek(file, SeekFrom::Hole(offset))?;
             let fits = at >= offset && at <= size;
             sys::seek(file, SeekFrom::Start(0))?;
             return Ok(format!("a hole inside: {fits}"));
         }
-        let at = match sys::seek(file, SeekFrom::Data(offset)) {
+        let found = sys::seek(file, SeekFrom::Data(offset));
+        sys::seek(file, SeekFrom::Start(0))?;
+        let at = match found {
             Err(Errno::NXIO) if offset < size => size,
             found => found?,
         };
-        sys::seek(file, SeekFrom::Start(0))?;
         let mut skipped = vec![1; at.min(offset + (1 << 20)).saturating_sub(offset) as usize];
         match io::pread(file, &mut skipped[..], offset) {
             Err(Errno::BADF) => done(),
