@@ -3,7 +3,7 @@
 //! Source: POSIX stat; Linux stat(2).
 //! Invariants: `blocks` is in 512-byte units.
 
-use crate::format::inode::Inode;
+use crate::format::inode::{Inode, flag};
 use crate::format::time::Timestamp;
 use crate::ids::InodeNumber;
 
@@ -31,6 +31,9 @@ impl Attr {
     pub fn new(ino: InodeNumber, inode: &Inode, block_size: u32) -> Self {
         use crate::format::inode::mode::{BLK, CHR, FMT};
         let is_device = matches!(inode.mode & FMT, BLK | CHR);
+        // Lest archivers take a file in its inode for a hole.
+        let is_inline = inode.is_reg() && inode.has_flag(flag::INLINE_DATA);
+        let blocks_inline = if is_inline { inode.size.div_ceil(512) } else { 0 };
         Self {
             ino,
             generation: inode.generation,
@@ -39,7 +42,7 @@ impl Attr {
             uid: inode.uid,
             gid: inode.gid,
             size: inode.size,
-            blocks: inode.blocks,
+            blocks: inode.blocks + blocks_inline,
             block_size,
             atime: inode.atime,
             mtime: inode.mtime,

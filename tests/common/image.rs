@@ -2,9 +2,11 @@
 
 use super::{Scratch, run};
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Byte offset of the superblock.
@@ -84,11 +86,42 @@ impl Image {
     }
 }
 
-/// Of a whole file or device.
+/// Of a whole file or device; blocks of zeros count by their absence, so that a sparse image takes no longer than its data.
 pub fn sha256(path: &Path) -> String {
-    run!("sha256sum", "-b", path)
-        .split_whitespace()
-        .next()
-        .expect("a hash")
-        .to_string()
+    let mut hasher = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sha256sum");
+    let mut into = hasher.stdin.take().expect("stdin");
+    feed(path, &mut into).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    drop(into);
+    let output = hasher.wait_with_output().expect("sha256sum");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The length, and every chunk that is not all zeros with its place.
+fn feed(path: &Path, into: &mut impl Write) -> std::io::Result<()> {
+    let mut file = File::open(path)?;
+    let end = file.seek(SeekFrom::End(0))?;
+    into.write_all(&end.to_le_bytes())?;
+    let mut chunk = vec![0; 1 << 16];
+    let mut at = 0;
+    while at < end {
+        at = match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(data) => data - data % chunk.len() as u64,
+            Err(rustix::io::Errno::NXIO) => break,
+            // A device has no holes.
+            Err(_) => at,
+        };
+        let length = chunk.len().min((end - at) as usize);
+        let bytes = &mut chunk[..length];
+        file.read_exact_at(bytes, at)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            into.write_all(&at.to_le_bytes())?;
+            into.write_all(bytes)?;
+        }
+        at += length as u64;
+    }
+    Ok(())
 }
