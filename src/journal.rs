@@ -28,8 +28,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tx::{State, Waiter};
 
-/// Credits of the largest single step of an operation; work without a bound runs in steps of this size.
+/// Credits of one step of work without a bound (truncation, freeing).
 pub const STEP_CREDITS: u32 = 64;
+/// Credits of the largest handle of all: a creation that splits a large directory to its root. Every journal and every memory
+/// cap allows it.
+pub const CREDITS_MAX: u32 = 96;
 
 /// What has to happen on the device before the first change since the file system was marked clean becomes durable.
 pub trait Activation: Send + Sync {
@@ -81,7 +84,7 @@ impl Journal {
         let by_log = log.as_ref().map_or(u32::MAX, |log| log.capacity() / 4);
         let by_memory = u32::try_from(memory.cap() / 6 / u64::from(cache.geometry().block_size))
             .unwrap_or(u32::MAX);
-        let limit = by_log.min(by_memory).clamp(2 * STEP_CREDITS, 65_536);
+        let limit = by_log.min(by_memory).clamp(2 * CREDITS_MAX, 65_536);
         Arc::new(Self {
             cache,
             memory,
@@ -117,6 +120,7 @@ impl Journal {
     /// the caller holds at most inode locks. Handles do not nest.
     pub fn start(&self, token: &mut Token, credits: u32) -> Result<Handle<'_>> {
         debug_assert!(credits <= self.max_credits(), "{credits} credits in one handle");
+        token.renew();
         let tid = self.join(credits)?;
         Ok(Handle::new(self, tid, token.take(credits)))
     }

@@ -168,23 +168,57 @@ impl Map {
             if handle.credits_left() < Self::REMOVE_STEP {
                 return Ok(Some(FileBlock::new(to)));
             }
-            let left = if inode.has_flag(flag::EXTENTS) {
-                let tree = self.tree(ino, inode);
-                tree.remove_step(handle, inode, from, to, meta)?
-            } else {
-                self.blocks(ino)
-                    .remove_step(handle, inode, from, to, meta)?
-            };
-            match left {
-                Some(end) if end < to => to = end,
-                _ => break,
+            match self.remove_once(handle, ino, inode, from, to, meta)? {
+                Some(end) => to = end,
+                None => break,
             }
         }
         Ok(None)
     }
 
+    /// Removes what the same handle has put into `from..to`: what that takes beyond the credits of the insertions is at most
+    /// `Map::UNDO`.
+    pub fn undo_insert(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        inode: &mut Inode,
+        range: std::ops::Range<FileBlock>,
+        meta: bool,
+    ) -> Result<()> {
+        let (from, mut to) = (range.start.get(), range.end.get());
+        while let Some(end) = self.remove_once(handle, ino, inode, from, to, meta)? {
+            to = end;
+        }
+        Ok(())
+    }
+
+    /// A node that goes back into the inode is freed, which an insertion does not do: bitmap and descriptor.
+    pub const UNDO: u32 = 2;
+
+    /// One step of a removal: the new end of the range, or `None` when nothing is left in it.
+    fn remove_once(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        inode: &mut Inode,
+        from: u32,
+        to: u32,
+        meta: bool,
+    ) -> Result<Option<u32>> {
+        if to <= from {
+            return Ok(None);
+        }
+        let left = if inode.has_flag(flag::EXTENTS) {
+            self.tree(ino, inode).remove_step(handle, inode, from, to, meta)?
+        } else {
+            self.blocks(ino).remove_step(handle, inode, from, to, meta)?
+        };
+        Ok(left.filter(|&end| end < to))
+    }
+
     /// Credits that `insert`, `mark_written` or `mark_unwritten` of one run may need, without inode and data bitmap.
-    /// A run of a block-mapped file spans at most four indirect blocks' worth of pointers here.
+    /// A run of a block-mapped file is at most `run_max` long.
     pub fn insert_credits(&self, inode: &Inode) -> u32 {
         if inode.has_flag(flag::EXTENTS) {
             // New nodes (bitmap, descriptor, node each) for every level and a new root, their old halves, and the
@@ -194,6 +228,16 @@ impl Map {
         } else {
             // Five indirect blocks, two double ones, one triple (bitmap, descriptor, block each), and old ones.
             3 * 8 + 4
+        }
+    }
+
+    /// Blocks of the longest run that one handle inserts.
+    pub fn run_max(&self, inode: &Inode) -> u32 {
+        if inode.has_flag(flag::EXTENTS) {
+            u32::from(u16::MAX)
+        } else {
+            // As many as four indirect blocks hold: it touches five.
+            self.cache.geometry().block_size
         }
     }
 

@@ -247,8 +247,8 @@ fn map_all(
         {
             give_back(dirs, handle, &found[done..]);
             if done > 0 {
-                dirs.map
-                    .remove(handle, ino, inode, FileBlock::new(first), at, true)?;
+                let mapped = FileBlock::new(first)..at;
+                dirs.map.undo_insert(handle, ino, inode, mapped, true)?;
             }
             return Err(error);
         }
@@ -265,12 +265,8 @@ fn give_back(dirs: &Directories, handle: &Handle<'_>, blocks: &[FsBlock]) {
     }
 }
 
-/// Credits for `append` of `count` blocks: bitmaps and descriptors, the map, and undoing it.
+/// Credits for `append` of `count` blocks: their bitmaps and descriptors; the map, where they follow each other, so that one
+/// of them may split nodes and the others find room; and undoing it.
 pub(super) fn append_credits(dirs: &Directories, inode: &Inode, count: u32) -> u32 {
-    let undo = if count > 1 && block_count(dirs.geo(), inode) > 1 {
-        Map::REMOVE_STEP
-    } else {
-        0
-    };
-    count * (2 + dirs.map.insert_credits(inode)) + undo
+    count * 3 + dirs.map.insert_credits(inode) + Map::UNDO
 }

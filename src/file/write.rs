@@ -106,6 +106,7 @@ impl Files {
         at: FileBlock,
         wanted: u32,
     ) -> Result<u32> {
+        let wanted = wanted.min(self.map.run_max(&node.core.read()));
         let reserved = self.reserve(node, at, wanted, job.end())?;
         let len = reserved.len().min(wanted);
         self.write_run(job, at, reserved.start(), len, None)?;

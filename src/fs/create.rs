@@ -132,7 +132,7 @@ impl Fs {
         if inherited.has_acls() {
             credits += 2 * Xattrs::CREDITS;
         }
-        let handle = self.journal.start(token, credits.min(self.journal.max_credits()))?;
+        let handle = self.journal.start(token, credits)?;
         let ino = self.alloc.new_inode(&handle, dir.ino, new.is_dir())?;
         let mut inode = self.new_inode(caller, &dir.core.read(), new, inherited);
         inode.generation = self.next_generation();
@@ -265,8 +265,8 @@ impl Fs {
         let mapped = matches!(inode.mode & mode::FMT, mode::DIR | mode::LNK)
             && !inode.is_fast_symlink(&self.geo);
         if mapped {
-            let all = FileBlock::MAX;
-            self.files.map.remove(handle, ino, &mut inode, FileBlock::ZERO, all, true)?;
+            let all = FileBlock::ZERO..FileBlock::MAX;
+            self.files.map.undo_insert(handle, ino, &mut inode, all, true)?;
         }
         if inode.file_acl != 0 {
             self.xattrs.free_all(handle, ino, &mut inode)?;

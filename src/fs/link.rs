@@ -65,7 +65,7 @@ impl Fs {
         name: &[u8],
     ) -> Result<()> {
         let credits = self.dirs.insert_credits(&dir.core.read()) + 4;
-        let handle = self.journal.start(token, credits.min(self.journal.max_credits()))?;
+        let handle = self.journal.start(token, credits)?;
         let now = self.now();
         let file_type = FileType::of_mode(node.core.read().mode);
         {

@@ -193,7 +193,8 @@ impl Fs {
     ) -> Result<()> {
         let inserts = self.dirs.insert_credits(&moved.to.dir.core.read());
         let whiteout = if matches!(mode, RenameMode::Whiteout { .. }) { Xattrs::CREDITS } else { 0 };
-        let credits = (inserts + 16 + whiteout).min(self.journal.max_credits());
+        // Beside the new name: the whiteout, both directories, both inodes, the old name, "..", the orphan record.
+        let credits = inserts + 16 + whiteout;
         let handle = self.journal.start(token, credits)?;
         match mode {
             RenameMode::Exchange => self.exchange(&handle, moved),

@@ -24,6 +24,10 @@ impl Fs {
         if self.journal.is_aborted() {
             return done(Err(Error::Aborted));
         }
+        if self.options.read_only {
+            // Nothing was ever changed, and nobody runs a committer.
+            return done(Ok(()));
+        }
         let node = match self.node(ino) {
             Ok(node) => node,
             Err(error) => return done(Err(error)),

@@ -61,14 +61,14 @@ impl<'j> Handle<'j> {
             }
             joined
         };
-        let frame = if joined && self.left.get() > 0 {
-            self.left.set(self.left.get() - 1);
-            self.frames.borrow_mut().frame(Class::Meta)
-        } else {
-            if joined {
+        let frame = if joined {
+            if self.left.get() == 0 {
                 log::error!(target: "uext4::journal", "handle out of credits at block {}", buffer.block());
                 debug_assert!(!joined, "handle out of credits at block {}", buffer.block());
             }
+            self.left.set(self.left.get().saturating_sub(1));
+            self.frames.borrow_mut().frame(Class::Meta)
+        } else {
             self.journal.memory.frame(Class::Meta)
         };
         Ok(buffer.begin_write(frame))

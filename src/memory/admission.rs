@@ -37,9 +37,12 @@ impl Need {
     }
 }
 
-/// Proof of admission; pays for what the operation takes.
+/// Proof of admission; pays for what the operation takes. The bound is that of one step: between two handles, where nothing
+/// is held but inode locks, an operation is admitted again.
 pub struct Token {
     memory: Arc<Memory>,
+    /// Frames of one step.
+    bound: u32,
     frames: u32,
     bytes: u32,
 }
@@ -51,8 +54,20 @@ impl Token {
             .reserve(reserved_bytes(&memory, need.frames) + u64::from(need.bytes));
         Self {
             memory,
+            bound: need.frames,
             frames: need.frames,
             bytes: need.bytes,
+        }
+    }
+
+    /// The operation begins its next step: what earlier ones took is set aside once more.
+    pub fn renew(&mut self) {
+        if self.frames < self.bound {
+            let missing = self.bound - self.frames;
+            self.frames = self.bound;
+            self.memory
+                .gauges
+                .reserve(reserved_bytes(&self.memory, missing));
         }
     }
 
@@ -179,6 +194,22 @@ mod tests {
         assert_eq!((snapshot.reserved, snapshot.used), (0, 4096));
         drop(frame);
         assert_eq!(memory.snapshot().overdrawn_frames, 0);
+    }
+
+    #[test]
+    fn each_step_has_the_whole_bound() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        let mut token = memory.admit(Need::frames(3));
+        for _ in 0..3 {
+            token.renew();
+            drop(token.take(3));
+        }
+        assert_eq!(memory.snapshot().overdrawn_frames, 0);
+        token.renew();
+        drop(token.take(4));
+        assert_eq!(memory.snapshot().overdrawn_frames, 1);
+        drop(token);
+        assert_eq!(memory.snapshot().reserved, 0);
     }
 
     #[test]
