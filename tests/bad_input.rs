@@ -5,8 +5,11 @@ mod harness;
 
 use harness::image::SUPERBLOCK;
 use harness::mount::{UEXT4, is_mounted};
-use harness::{Image, Kind, LoopDevice, Mount, Scratch, attempt};
+use harness::{Detached, Image, Kind, LoopDevice, Mount, Scratch, attempt, namespace, run};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// Mounting must fail, name every one of `words`, and leave the image alone.
 fn refused(scratch: &Scratch, image: &Image, words: &[&str]) {
@@ -77,23 +80,155 @@ fn an_unknown_ro_compat_feature_is_read_only() {
     let scratch = Scratch::new();
     let image = Image::default(&scratch);
     image.debugfs(true, "set_super_value feature_ro_compat 0x800046b");
+    read_only(&scratch, &image, &["read-only", "0x8000000"]);
+}
+
+/// Mounts read-only although asked for more, says why in every one of `words`, and changes nothing.
+fn read_only(scratch: &Scratch, image: &Image, words: &[&str]) {
     let before = image.sha256();
     let mount = Mount::new(Kind::Uext4, image.path(), &scratch.dir("mnt"), "");
-    assert!(
-        mount.is_read_only() && mount.log().contains("read-only"),
-        "{}",
-        mount.log()
-    );
+    let (read_only, log) = (mount.is_read_only(), mount.log());
+    run!("ls", "-lR", mount.path());
     mount.unmount();
-    assert_eq!(before, image.sha256());
+    assert!(read_only, "mounted read-write: {log}");
+    for word in words {
+        assert!(log.contains(word), "no `{word}` in: {log}");
+    }
+    assert_eq!(before, image.sha256(), "the image was changed");
+}
+
+/// The label: of no consequence but for the checksum.
+const LABEL: u64 = 0x78;
+
+#[test]
+fn a_superblock_with_a_wrong_checksum() {
+    let scratch = Scratch::new();
+    // One group, so no backup.
+    let image = Image::mke2fs(&scratch, "disk.img", "100M", "-t ext4 -b 4096");
+    image.damage(SUPERBLOCK + LABEL);
+    refused(&scratch, &image, &["disk.img", "checksum"]);
+
+    let image = Image::mke2fs(&scratch, "backed.img", "300M", "-t ext4 -b 4096");
+    image.damage(SUPERBLOCK + LABEL);
+    read_only(
+        &scratch,
+        &image,
+        &["checksum", "backup", "32768", "read-only"],
+    );
+    image.damage(32768 * 4096 + LABEL);
+    refused(&scratch, &image, &["backed.img", "checksum"]);
 }
 
 #[test]
-fn a_superblock_and_backups_with_wrong_checksums() {
+fn descriptors_with_wrong_checksums() {
     let scratch = Scratch::new();
     let image = Image::mke2fs(&scratch, "disk.img", "100M", "-t ext4 -b 4096");
-    image.damage(SUPERBLOCK + 0x78);
-    refused(&scratch, &image, &["checksum"]);
+    image.damage(4096 + 0x0c);
+    refused(&scratch, &image, &["disk.img", "checksum"]);
+
+    let image = Image::mke2fs(&scratch, "backed.img", "300M", "-t ext4 -b 4096");
+    image.damage(4096 + 0x0c);
+    read_only(&scratch, &image, &["checksum", "backup", "read-only"]);
+    image.damage(32769 * 4096 + 0x0c);
+    refused(&scratch, &image, &["backed.img", "checksum"]);
+}
+
+#[test]
+fn a_device_that_somebody_else_holds() {
+    let scratch = Scratch::new();
+    let image = Image::mke2fs(&scratch, "disk.img", "100M", "-t ext4");
+    let before = image.sha256();
+    let device = LoopDevice::attach(image.path(), &[]);
+    let holder = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(device.path())
+        .expect("exclusive");
+    let dir = scratch.dir("mnt");
+    refused_source(device.path(), &dir, &["use"]);
+    drop(holder);
+    let kernel = Mount::new(
+        Kind::Kernel,
+        device.path(),
+        &scratch.dir("kernel"),
+        "ro,noload",
+    );
+    refused_source(device.path(), &dir, &["use", "kernel"]);
+    kernel.unmount();
+    drop(device);
+    assert_eq!(before, image.sha256(), "the image was changed");
+}
+
+#[test]
+fn no_permission_for_fuse() {
+    let scratch = Scratch::new();
+    let image = Image::mke2fs(&scratch, "disk.img", "64M", "-t ext4");
+    run!("chown", "nobody", image.path(), scratch.dir("mnt"));
+    let before = image.sha256();
+    let outcome = namespace::script(
+        &scratch,
+        "600",
+        Duration::from_secs(60),
+        "runuser -u nobody -- ./uext4 mount disk.img mnt && exit 0 || exit $?",
+    );
+    assert_eq!(outcome.code, Some(32), "{}", outcome.describe());
+    assert_eq!(
+        outcome.stderr.trim(),
+        "uext4: cannot open /dev/fuse: Permission denied"
+    );
+    assert_eq!(before, image.sha256(), "the image was changed");
+}
+
+#[test]
+fn a_mount_point_that_is_not_empty_is_a_warning() {
+    let scratch = Scratch::new();
+    let image = Image::mke2fs(&scratch, "disk.img", "64M", "-t ext4");
+    let dir = scratch.dir("mnt");
+    std::fs::write(dir.join("covered"), "").expect("write");
+    let detached = Detached::on(&dir);
+    let outcome = attempt!(UEXT4, "mount", image.path(), dir).expect_ok("mount");
+    let warning = outcome.stderr.trim();
+    assert!(
+        warning.starts_with("uext4: warning: ") && warning.ends_with("is not empty"),
+        "{warning}"
+    );
+    assert!(is_mounted(&dir) && !dir.join("covered").exists());
+    detached.unmount();
+}
+
+#[test]
+fn wrong_words() {
+    let scratch = Scratch::new();
+    let image = Image::mke2fs(&scratch, "disk.img", "64M", "-t ext4");
+    let before = image.sha256();
+    let dir = scratch.dir("mnt");
+    let file = scratch.file("file");
+    std::fs::write(&file, "").expect("write");
+    refused_source(image.path(), &file, &["file", "not a directory"]);
+    refused_source(&scratch.dir("directory"), &dir, &["directory"]);
+    refused_source(
+        &scratch.file("absent.img"),
+        &dir,
+        &["absent.img", "No such file"],
+    );
+    for (option, word) in [
+        ("ro,nodelalloc", "nodelalloc"),
+        ("errors=ignore", "errors=ignore"),
+    ] {
+        let outcome = attempt!(UEXT4, "mount", image.path(), dir, "-o", option);
+        assert!(
+            !outcome.ok() && !is_mounted(&dir),
+            "{option}: {}",
+            outcome.describe()
+        );
+        assert!(
+            outcome.stderr.contains(word),
+            "{option}: {}",
+            outcome.describe()
+        );
+        assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.describe());
+    }
+    assert_eq!(before, image.sha256(), "the image was changed");
 }
 
 #[test]

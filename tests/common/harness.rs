@@ -8,15 +8,19 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 
 pub mod command;
+pub mod detached;
 pub mod fill;
 pub mod image;
 pub mod judge;
 pub mod loopdev;
+pub mod mapping;
 pub mod mount;
+pub mod namespace;
 pub mod scratch;
 pub mod tree;
 
 pub use command::{Outcome, sh, succeed};
+pub use detached::Detached;
 pub use image::Image;
 pub use loopdev::LoopDevice;
 pub use mount::{Kind, Mount};

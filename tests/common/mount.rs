@@ -51,6 +51,22 @@ impl Mount {
 
     /// As `new`, for a test that needs longer.
     pub fn patient(kind: Kind, source: &Path, dir: &Path, options: &str, limit: Duration) -> Self {
+        Self::start(kind, source, dir, options, limit, "info")
+    }
+
+    /// A mount by uext4 whose log names every request that the kernel sends.
+    pub fn verbose(source: &Path, dir: &Path) -> Self {
+        Self::start(Kind::Uext4, source, dir, "", PATIENCE, "info,fuser=debug")
+    }
+
+    fn start(
+        kind: Kind,
+        source: &Path,
+        dir: &Path,
+        options: &str,
+        limit: Duration,
+        log: &str,
+    ) -> Self {
         std::fs::create_dir_all(dir).expect("mount point");
         let mut mount = Self {
             kind,
@@ -66,6 +82,7 @@ impl Mount {
                 let options = if options.is_empty() { "rw" } else { options };
                 mount.start_daemon(
                     Command::new(UEXT4)
+                        .env("RUST_LOG", log)
                         .arg("mount")
                         .arg("--foreground")
                         .args(["-o", options]),
