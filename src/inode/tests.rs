@@ -217,3 +217,29 @@ fn draining_waits_for_the_last_io() {
         assert_eq!(ended.load(std::sync::atomic::Ordering::SeqCst), 2);
     });
 }
+
+/// Else fsync of an inode that was dropped and loaded again would find nothing to commit.
+#[test]
+fn a_node_loaded_again_knows_that_it_may_not_be_durable() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    let mounted = Mounted::new(&image(dir.path(), &["-t", "ext4"]));
+    let ino = InodeNumber::new(12);
+    let inode = mounted.store.read(ino).expect("an inode");
+    let node = mounted.table.get(ino).expect("a node");
+    mounted.change(1, |handle| {
+        mounted.store.write(handle, ino, &inode).expect("written");
+        node.changed_in(handle.tid());
+    });
+    let tid = node.last_change();
+    drop(node);
+    // Made-up neighbours in use, until the table drops the one that nobody uses.
+    let mut used = Vec::new();
+    for step in 1..5000 {
+        let other = InodeNumber::new(12 + 32 * step);
+        used.push(mounted.table.insert(other, inode.clone()));
+    }
+    assert!(mounted.table.peek(ino).is_none());
+    let node = mounted.table.get(ino).expect("a node");
+    assert_eq!(node.last_change(), tid);
+    assert!(tid.is_some_and(|tid| mounted.journal.is_running(tid)));
+}

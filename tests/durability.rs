@@ -1,0 +1,236 @@
+//! What becomes durable when: moments inside of a commit, and inside of marking the file system clean.
+//!
+//! Source: the design's section on the journal.
+
+#[path = "cuts/disk.rs"]
+#[allow(dead_code)]
+mod disk;
+
+use disk::{Disk, Ticks};
+use std::io::IoSlice;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use uext4::device::Device;
+use uext4::device::record::{Event, Record};
+use uext4::error::Result;
+use uext4::fs::{Caller, Fs, NewNode, Options, WriteMode};
+use uext4::ids::InodeNumber;
+
+type Hook = Box<dyn FnMut(Moment) + Send>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Write(u64),
+    /// The sync of this number is under way.
+    Sync(u32),
+}
+
+/// Tells of each write and sync before it is done.
+struct Watched {
+    disk: Arc<Disk>,
+    syncs: AtomicU32,
+    hook: Mutex<Option<Hook>>,
+}
+
+impl Watched {
+    fn new(options: &[&str]) -> Arc<Self> {
+        let disk = Disk::new(image(options));
+        Arc::new(Self {
+            disk,
+            syncs: AtomicU32::new(0),
+            hook: Mutex::new(None),
+        })
+    }
+
+    fn syncs(&self) -> u32 {
+        self.syncs.load(Ordering::SeqCst)
+    }
+
+    fn watch(&self, hook: impl FnMut(Moment) + Send + 'static) {
+        *self.hook.lock().expect("the hook") = Some(Box::new(hook));
+    }
+
+    fn tell(&self, moment: Moment) {
+        // Not locked meanwhile: what the hook does may write.
+        let hook = self.hook.lock().expect("the hook").take();
+        if let Some(mut hook) = hook {
+            hook(moment);
+            self.hook.lock().expect("the hook").get_or_insert(hook);
+        }
+    }
+}
+
+impl Device for Watched {
+    fn len(&self) -> u64 {
+        self.disk.len()
+    }
+    fn sector_size(&self) -> u32 {
+        512
+    }
+    fn read_only(&self) -> bool {
+        false
+    }
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.disk.read_at(offset, buffer)
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.tell(Moment::Write(offset));
+        self.disk.write_at(offset, bytes)
+    }
+    fn write_vectored_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> Result<()> {
+        self.tell(Moment::Write(offset));
+        self.disk.write_vectored_at(offset, slices)
+    }
+    fn sync(&self) -> Result<()> {
+        let number = self.syncs.fetch_add(1, Ordering::SeqCst) + 1;
+        self.tell(Moment::Sync(number));
+        self.disk.sync()
+    }
+    fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        self.disk.discard(offset, length)
+    }
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
+        self.disk.write_zeroes(offset, length)
+    }
+}
+
+fn image(options: &[&str]) -> Vec<u8> {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let mut command = Command::new("mke2fs");
+    command
+        .args(["-q", "-F", "-t", "ext4"])
+        .args(options)
+        .arg(file.path())
+        .arg("8M");
+    let output = command.output().expect("mke2fs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    std::fs::read(file.path()).expect("the image")
+}
+
+fn mount(device: Arc<dyn Device>) -> Arc<Fs> {
+    let options = Options {
+        memory: 32 << 20,
+        ..Options::default()
+    };
+    Fs::mount_at(device, options, Arc::new(Ticks::default())).expect("it mounts")
+}
+
+fn create(fs: &Fs, name: &[u8]) -> InodeNumber {
+    let new = NewNode::File { mode: 0o644 };
+    fs.create(Caller::default(), InodeNumber::ROOT, name, new, 0)
+        .expect("a file")
+        .ino
+}
+
+#[test]
+fn fsync_during_a_commit_takes_a_sync_that_begins_later() {
+    let device = Watched::new(&["-b", "1024"]);
+    let fs = mount(Arc::clone(&device) as Arc<_>);
+    let ino = create(&fs, b"a");
+    let asked_at = Arc::new(AtomicU32::new(0));
+    let done_at = Arc::new(AtomicU32::new(0));
+    let start = device.syncs();
+    // The second sync of a commit has begun: file data written from now on need not be part of it.
+    let hook = {
+        let (fs, asked_at, done_at, device) = (
+            Arc::clone(&fs),
+            Arc::clone(&asked_at),
+            Arc::clone(&done_at),
+            Arc::clone(&device),
+        );
+        move |moment| {
+            if moment == Moment::Sync(start + 2) {
+                asked_at.store(start + 2, Ordering::SeqCst);
+                let (done_at, device) = (Arc::clone(&done_at), Arc::clone(&device));
+                let done = move |result: Result<()>| {
+                    result.expect("it is durable");
+                    done_at.store(device.syncs(), Ordering::SeqCst);
+                };
+                fs.fsync(ino, false, Box::new(done));
+            }
+        }
+    };
+    device.watch(hook);
+    fs.sync_all().expect("sync");
+    fs.commit_step().expect("a step");
+    assert_ne!(
+        asked_at.load(Ordering::SeqCst),
+        0,
+        "the commit had two syncs"
+    );
+    assert!(done_at.load(Ordering::SeqCst) > asked_at.load(Ordering::SeqCst));
+    device.watch(|_| {});
+    fs.unmount().expect("unmount");
+}
+
+#[test]
+fn changes_wait_while_the_file_system_is_marked_clean() {
+    let device = Watched::new(&["-b", "1024"]);
+    let fs = mount(Arc::clone(&device) as Arc<_>);
+    create(&fs, b"a");
+    fs.sync_all().expect("sync");
+    let finished = Arc::new(AtomicBool::new(false));
+    let threads = Arc::new(Mutex::new(Vec::new()));
+    let hook = {
+        let (fs, finished, threads) =
+            (Arc::clone(&fs), Arc::clone(&finished), Arc::clone(&threads));
+        move |moment| {
+            if moment == Moment::Write(1024) {
+                let (fs, finished) = (Arc::clone(&fs), Arc::clone(&finished));
+                let change = std::thread::spawn({
+                    let finished = Arc::clone(&finished);
+                    move || {
+                        create(&fs, b"b");
+                        finished.store(true, Ordering::SeqCst);
+                    }
+                });
+                threads.lock().expect("threads").push(change);
+                std::thread::sleep(Duration::from_millis(100));
+                assert!(
+                    !finished.load(Ordering::SeqCst),
+                    "the superblock counts what may be lost"
+                );
+            }
+        }
+    };
+    device.watch(hook);
+    fs.mark_clean().expect("it is marked clean");
+    device.watch(|_| {});
+    for thread in threads.lock().expect("threads").drain(..) {
+        thread.join().expect("the change is made afterwards");
+    }
+    assert!(finished.load(Ordering::SeqCst));
+    fs.unmount().expect("unmount");
+}
+
+/// Without a journal a crash leaves blocks of two times: the image must not say that it is clean.
+#[test]
+fn without_a_journal_the_mark_of_use_is_durable_before_anything_goes_home() {
+    let record = Arc::new(Record::new(Disk::new(image(&[
+        "-b",
+        "1024",
+        "-O",
+        "^has_journal",
+    ]))));
+    let fs = mount(Arc::clone(&record) as Arc<_>);
+    let ino = create(&fs, b"a");
+    fs.write(ino, 0, b"data", WriteMode::default())
+        .expect("a write");
+    record.take();
+    fs.sync_all().expect("sync");
+    let events = record.take();
+    let first = events.iter().take(2).collect::<Vec<_>>();
+    assert!(
+        matches!(first[0], Event::Write { offset: 1024, .. }),
+        "the superblock first"
+    );
+    assert_eq!(*first[1], Event::Sync);
+    assert!(events.len() > 3, "then the rest");
+    fs.unmount().expect("unmount");
+}
