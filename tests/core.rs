@@ -371,3 +371,43 @@ fn fdatasync_leaves_times_out_and_fsync_does_not() {
     drop(fs);
     image.check();
 }
+
+#[test]
+fn whole_blocks_are_written_side_by_side() {
+    const THREADS: u64 = 4;
+    const BLOCKS: u64 = 1600;
+    for options in [["-t", "ext4"], ["-t", "ext3"]] {
+        let image = Image::make("64M", &options);
+        let fs = image.mount();
+        let ino = file(&fs, ROOT, "f");
+        if options[1] == "ext4" {
+            let range = 100 * 4096..700 * 4096;
+            fs.fallocate(Caller::default(), ino, Fallocate::Allocate, range.start, range.end - range.start, true)
+                .expect("fallocate");
+        }
+        let how = WriteMode { keep_times: true, cached: true, ..WriteMode::default() };
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let fs = &fs;
+                scope.spawn(move || {
+                    // In a scattered order; the last block ends with the file, in its middle.
+                    for step in 0..BLOCKS / THREADS {
+                        let block = (step * 37 % (BLOCKS / THREADS)) * THREADS + thread;
+                        let length = if block == BLOCKS - 1 { 1000 } else { 4096 };
+                        let bytes = vec![(block % 251) as u8 + 1; length];
+                        fs.write(ino, block * 4096, &bytes, how).expect("write");
+                    }
+                });
+            }
+        });
+        assert_eq!(fs.getattr(ino).expect("getattr").size, (BLOCKS - 1) * 4096 + 1000);
+        for block in 0..BLOCKS {
+            let read = fs.read(ino, block * 4096, 4096).expect("read");
+            let value = (block % 251) as u8 + 1;
+            assert!(read.as_slice().iter().all(|&byte| byte == value), "block {block}");
+        }
+        fs.unmount().expect("unmount");
+        drop(fs);
+        image.check();
+    }
+}

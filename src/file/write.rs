@@ -2,7 +2,8 @@
 //!
 //! Source: POSIX write; the design's section on writeback.
 //! Invariants: new blocks are written while they are reserved and owned by no file; one handle then marks them, maps them and
-//! advances the size. A failed write gives its reservation back and leaves the file as it was up to the last whole run.
+//! advances the size. Writes that fill every block they touch run side by side under the shared inode lock: what a handle
+//! does goes by the mapping as it is then. A failed write gives its reservation back and leaves the file as it was up to the last whole run.
 
 use crate::alloc::{Request, Reserved};
 use crate::error::{Error, Posix, Result};
@@ -52,21 +53,49 @@ impl Files {
         if offset > old_size {
             self.zero_tail(node, old_size)?;
         }
-        let job = Job { offset, data, now };
+        self.write_segments(token, node, &Job { offset, data, now })
+    }
+
+    /// Whether a write needs the inode lock only shared: it reads nothing of what it writes over, and leaves alone the
+    /// block that the file's size lies in unless it begins there or before. A last block may be filled in part behind
+    /// the file's size, by the page cache alone, which has no other write of it under way. The caller holds the inode
+    /// lock shared.
+    pub fn may_share(&self, node: &NodeRef, offset: u64, length: usize, cached: bool) -> bool {
+        let (mask, core) = (self.block_size() - 1, node.core.read());
+        let Some(end) = offset.checked_add(length as u64) else {
+            return false;
+        };
+        let whole = offset & mask == 0 && (end & mask == 0 || (cached && end >= core.size));
+        let clear_of_tail = core.size & mask == 0 || offset <= core.size;
+        whole && clear_of_tail && length > 0 && core.is_reg() && end <= self.max_size(&core)
+    }
+
+    /// Writes what `may_share` allowed; the caller holds the inode lock shared.
+    pub fn write_whole_blocks(
+        &self,
+        token: &mut Token,
+        node: &NodeRef,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<()> {
+        self.write_segments(token, node, &Job { offset, data, now: None })
+    }
+
+    fn write_segments(&self, token: &mut Token, node: &NodeRef, job: &Job<'_>) -> Result<()> {
         let last = self.block_of(job.end() - 1)?;
-        let mut at = self.block_of(offset)?;
+        let mut at = self.block_of(job.offset)?;
         while at <= last {
             let wanted = last.get() - at.get() + 1;
-            let len = self.write_segment(token, node, &job, at, wanted)?;
+            let len = self.write_segment(token, node, job, at, wanted)?;
             match at.checked_add(len) {
                 Some(next) => at = next,
                 None => break,
             }
         }
-        self.finish_write(token, node, &job)
+        self.finish_write(token, node, job)
     }
 
-    /// Writes the run with one mapping that starts at `at`; returns its length.
+    /// Writes the run with one mapping that starts at `at`; returns its length, 0 when the mapping has changed meanwhile.
     fn write_segment(
         &self,
         token: &mut Token,
@@ -89,6 +118,9 @@ impl Files {
                 let credits = self.map.insert_credits(&node.core.read()) + 1;
                 let handle = self.journal.start(token, credits)?;
                 let mut core = node.core.write();
+                if self.map.insert_credits(&core) + 1 > credits {
+                    return Ok(0);
+                }
                 self.map.mark_written(&handle, node.ino, &mut core, at, segment.len)?;
                 self.advance(&mut core, job, at, segment.len);
                 self.save(&handle, node, &core)?;
@@ -114,6 +146,11 @@ impl Files {
         let credits = self.map.insert_credits(&node.core.read()) + 3;
         let handle = self.journal.start(token, credits)?;
         let mut core = node.core.write();
+        let now = self.map.lookup(node.ino, &core, at, len)?;
+        let is_hole = now.len == len && matches!(now.mapping, Mapping::Hole | Mapping::Delayed);
+        if !is_hole || self.map.insert_credits(&core) + 3 > credits {
+            return Ok(0);
+        }
         self.map.insert(&handle, node.ino, &mut core, at, reserved.start(), len, false)?;
         self.alloc.mark(&handle, reserved, len)?;
         self.advance(&mut core, job, at, len);
@@ -129,6 +166,8 @@ impl Files {
         wanted: u32,
         end: u64,
     ) -> Result<Reserved> {
+        // One after the other, so that the second finds what the first has set aside for the file.
+        let _allocating = node.allocating.lock();
         let request = {
             let core = node.core.read();
             Request {

@@ -23,6 +23,8 @@ const RELATIME_SECONDS: i64 = 24 * 3600;
 pub struct WriteMode {
     /// Neither mtime nor ctime changes.
     pub keep_times: bool,
+    /// From the kernel's page cache: no two writes of one page are under way at a time.
+    pub cached: bool,
     /// The kernel asks to clear suid and sgid, since this caller writes.
     pub kill_privileges: Option<Caller>,
 }
@@ -111,7 +113,7 @@ impl Fs {
         self.check_writable()?;
         let mut token = self.memory.admit(need::WRITE);
         let node = self.node(ino)?;
-        {
+        if !self.write_beside_others(&mut token, &node, offset, data, how)? {
             let _exclusive = node.lock.write();
             if !node.core.read().is_reg() {
                 return Err(Posix::Inval.into());
@@ -123,6 +125,26 @@ impl Fs {
             self.files.write(&mut token, &node, offset, data, now)?;
         }
         self.sync_if_asked(&node, false)
+    }
+
+    /// The same under the shared inode lock, where the write allows it; false: nothing was done.
+    fn write_beside_others(
+        &self,
+        token: &mut Token,
+        node: &NodeRef,
+        offset: u64,
+        data: &[u8],
+        how: WriteMode,
+    ) -> Result<bool> {
+        if how.kill_privileges.is_some() || !how.keep_times {
+            return Ok(false);
+        }
+        let _shared = node.lock.read();
+        if !self.files.may_share(node, offset, data.len(), how.cached) {
+            return Ok(false);
+        }
+        self.files.write_whole_blocks(token, node, offset, data)?;
+        Ok(true)
     }
 
     fn kill_privileges(&self, token: &mut Token, caller: Caller, node: &NodeRef) -> Result<()> {

@@ -310,6 +310,7 @@ impl Filesystem for Adapter {
     ) {
         let how = WriteMode {
             keep_times: true,
+            cached: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             kill_privileges: write_flags
                 .contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
                 .then(|| caller(request)),

@@ -32,6 +32,8 @@ pub struct Node {
     pub core: RwLock<Inode>,
     /// Rank `Prealloc`.
     pub prealloc: Mutex<PreallocTree>,
+    /// Held while blocks are chosen for the file's data. Rank `Inode`, after `lock`.
+    pub allocating: Mutex<()>,
     /// File data I/O in flight.
     in_flight: Mutex<u32>,
     drained: Condvar,
@@ -66,6 +68,7 @@ impl Node {
             lock: RwLock::new(Rank::Inode, ()),
             core: RwLock::new(Rank::Map, inode),
             prealloc: Mutex::new(Rank::Prealloc, PreallocTree::default()),
+            allocating: Mutex::new(Rank::Inode, ()),
             in_flight: Mutex::new(Rank::Leaf, 0),
             drained: Condvar::new(),
             last_change: LastChange::default(),
