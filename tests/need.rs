@@ -9,6 +9,7 @@ use uext4::error::{Posix, Result};
 use uext4::file::Fallocate;
 use uext4::fs::{Caller, Fs, NewNode, Options, RenameMode, SetAttr, WriteMode};
 use uext4::ids::InodeNumber;
+use uext4::memory::Class;
 use uext4::xattr::SetMode;
 use without_fuse::{CoreImage, ROOT, create, directory, file, write};
 
@@ -396,4 +397,47 @@ fn a_full_file_system() {
         write(fs, filler, 0, b"end");
         counted.end();
     }
+}
+
+#[test]
+fn inodes_in_memory_follow_the_cap() {
+    let image = CoreImage::mke2fs("64M", "-t ext4 -b 1024 -N 20000");
+    let cap = 8 << 20;
+    let fs = image
+        .mount(Options {
+            memory: cap,
+            ..Options::default()
+        })
+        .expect("it mounts");
+    let inodes = || fs.memory().snapshot().class(Class::Inode);
+    let all: Vec<_> = (0..12_000)
+        .map(|i| {
+            let ino = file(&fs, ROOT, &format!("f{i}"));
+            fs.forget(ino, u64::MAX);
+            ino
+        })
+        .collect();
+    assert!(
+        inodes().peak <= cap / 8 + (64 << 10),
+        "{} bytes",
+        inodes().peak
+    );
+    // Everything can still be had.
+    for ino in all {
+        assert!(fs.getattr(ino).is_ok());
+    }
+    assert!(
+        inodes().peak <= cap / 8 + (64 << 10),
+        "{} bytes",
+        inodes().peak
+    );
+    // Under pressure nodes go as well: the cap holds although nothing asks for inodes.
+    let filler = file(&fs, ROOT, "filler");
+    for i in 0..20_000_u64 {
+        fs.write(filler, i * 2048, b"x", WriteMode::default())
+            .expect("write");
+    }
+    let used = fs.memory().snapshot().used;
+    assert!(used <= cap + cap / 4, "{used} bytes");
+    fs.unmount().expect("unmount");
 }

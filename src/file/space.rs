@@ -21,10 +21,14 @@ impl Files {
     pub fn retry_for_space<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         for _ in 0..ROUNDS {
             match attempt() {
-                Err(error) if error.is_posix(Posix::NoSpc) && self.make_space()? => {}
+                Err(error) if error.is_posix(Posix::NoSpc) => {}
                 result => return result,
             }
+            if !self.make_space()? {
+                break;
+            }
         }
+        // Whoever freed something since the last attempt has left nothing for a round to find.
         attempt()
     }
 

@@ -4,8 +4,10 @@
 //! Invariants: an entry exists exactly while one of its counts is not zero; it does not keep the inode in memory.
 
 use crate::ids::InodeNumber;
+use crate::memory::{Charge, Class, Memory};
 use crate::sync::{Mutex, Rank};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 const SHARDS: usize = 16;
 
@@ -22,14 +24,25 @@ impl Counts {
     }
 }
 
+/// What a place in a table costs: key, counts, control byte, and the load factor of 7/8.
+const PLACE_BYTES: usize = (size_of::<(InodeNumber, Counts)>() + 1) * 8 / 7;
+
+struct Shard {
+    counts: HashMap<InodeNumber, Counts>,
+    charge: Charge,
+}
+
 pub(crate) struct Known {
-    shards: Vec<Mutex<HashMap<InodeNumber, Counts>>>,
+    shards: Vec<Mutex<Shard>>,
 }
 
 impl Known {
-    pub(crate) fn new() -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::new(Rank::Shard, HashMap::new())).collect();
-        Self { shards }
+    pub(crate) fn new(memory: &Arc<Memory>) -> Self {
+        let shard = |_| {
+            let charge = memory.charge(Class::Lookup, 0);
+            Mutex::new(Rank::Shard, Shard { counts: HashMap::new(), charge })
+        };
+        Self { shards: (0..SHARDS).map(shard).collect() }
     }
 
     /// The kernel has been told of the inode once more. Counted before the reply is written.
@@ -63,33 +76,63 @@ impl Known {
     }
 
     pub(crate) fn has_writer(&self, ino: InodeNumber) -> bool {
-        self.shard(ino).lock().get(&ino).is_some_and(|counts| counts.writers > 0)
+        self.shard(ino).lock().counts.get(&ino).is_some_and(|counts| counts.writers > 0)
     }
 
     pub(crate) fn is_used(&self, ino: InodeNumber) -> bool {
-        self.shard(ino).lock().contains_key(&ino)
+        self.shard(ino).lock().counts.contains_key(&ino)
     }
 
     /// At the end of the mount nobody knows anything any more.
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
-            shard.lock().clear();
+            let mut shard = shard.lock();
+            shard.counts = HashMap::new();
+            shard.charge.resize(0);
         }
     }
 
     /// Applies `edit`; true when all counts are zero afterwards.
     fn change(&self, ino: InodeNumber, edit: impl FnOnce(&mut Counts)) -> bool {
         let mut shard = self.shard(ino).lock();
-        let counts = shard.entry(ino).or_default();
+        let Shard { counts: table, charge } = &mut *shard;
+        let counts = table.entry(ino).or_default();
         edit(counts);
         let zero = counts.is_zero();
         if zero {
-            shard.remove(&ino);
+            table.remove(&ino);
+            if table.len() < table.capacity() / 8 {
+                table.shrink_to(table.len() * 2);
+            }
+        }
+        let bytes = table.capacity() * PLACE_BYTES;
+        if bytes as u64 != charge.bytes() {
+            charge.resize(bytes);
         }
         zero
     }
 
-    fn shard(&self, ino: InodeNumber) -> &Mutex<HashMap<InodeNumber, Counts>> {
+    fn shard(&self, ino: InodeNumber) -> &Mutex<Shard> {
         &self.shards[ino.get() as usize % SHARDS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_is_charged_and_given_back() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        let known = Known::new(&memory);
+        let used = || memory.snapshot().class(Class::Lookup).current;
+        let all = || (1..5000).map(InodeNumber::new);
+        all().for_each(|ino| known.looked_up(ino));
+        assert!(used() >= 5000 * size_of::<Counts>() as u64, "{}", used());
+        assert!(all().all(|ino| known.is_used(ino) && known.forget(ino, 1)));
+        assert!(used() < 20_000, "{}", used());
+        all().for_each(|ino| known.looked_up(ino));
+        known.clear();
+        assert_eq!(used(), 0);
     }
 }

@@ -347,6 +347,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     let policy = options.errors.unwrap_or_else(|| policy_of(&sb));
     let (seconds, nanoseconds) = clock.wall();
     let seed = (seconds as u32) ^ nanoseconds.rotate_left(7);
+    let known = Known::new(&memory);
     let fs = Arc::new(Fs {
         device,
         geo,
@@ -361,7 +362,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         dirs,
         xattrs,
         files,
-        known: Known::new(),
+        known,
         reaper,
         rename_lock: Mutex::new(Rank::Rename, ()),
         superblock,

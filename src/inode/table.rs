@@ -9,17 +9,18 @@ use crate::error::{Posix, Result};
 use crate::format::inode::Inode;
 use crate::ids::{InodeNumber, Tid};
 use crate::inode::InodeStore;
+use crate::memory::shrinker::Shrinker;
 use crate::memory::{Charge, Class, Memory};
-use crate::sync::{Condvar, Mutex, Rank, RwLock};
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, Rank, RankToken, RwLock};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 pub type NodeRef = Arc<Node>;
 
 const SHARDS: usize = 32;
-/// Nodes beyond which unreferenced ones of a shard are dropped.
-const SHARD_LIMIT: usize = 2048;
+/// The part of the memory cap that nodes may take before unreferenced ones are dropped.
+const SHARE: u64 = 8;
 /// What a node costs: itself, its place in the table, the heap's rounding.
 const NODE_BYTES: usize = size_of::<Node>() + 96;
 
@@ -37,6 +38,8 @@ pub struct Node {
     /// File data I/O in flight.
     in_flight: Mutex<u32>,
     drained: Condvar,
+    /// Second chance: it was looked up since the sweep came by.
+    referenced: AtomicBool,
     last_change: LastChange,
     /// Without changes of times, which fdatasync leaves out.
     last_data_change: LastChange,
@@ -71,6 +74,7 @@ impl Node {
             allocating: Mutex::new(Rank::Inode, ()),
             in_flight: Mutex::new(Rank::Leaf, 0),
             drained: Condvar::new(),
+            referenced: AtomicBool::new(true),
             last_change: LastChange::default(),
             last_data_change: LastChange::default(),
             _charge: memory.charge(Class::Inode, NODE_BYTES),
@@ -85,6 +89,7 @@ impl Node {
 
     /// Waits until no I/O is in flight. Holds the inode lock, no handle.
     pub fn drain(&self) {
+        let _rank = RankToken::acquire(Rank::Drain);
         let mut in_flight = self.in_flight.lock();
         while *in_flight > 0 {
             self.drained.wait(&mut in_flight);
@@ -129,6 +134,8 @@ impl Drop for IoInFlight {
 #[derive(Default)]
 struct Shard {
     nodes: HashMap<InodeNumber, NodeRef>,
+    /// The clock: nodes in the order of their coming; a place may be stale.
+    hand: VecDeque<InodeNumber>,
     loading: HashSet<InodeNumber>,
     /// The newest transaction that changed a node dropped since: its inode may not be durable yet.
     dropped: Option<Tid>,
@@ -136,24 +143,31 @@ struct Shard {
     next_sweep: usize,
 }
 
+type Shards = Vec<(Mutex<Shard>, Condvar)>;
+
 pub struct InodeTable {
     store: Arc<InodeStore>,
     memory: Arc<Memory>,
     alloc: Arc<Allocator>,
-    shards: Vec<(Mutex<Shard>, Condvar)>,
+    shards: Arc<Shards>,
+    /// Nodes beyond which unreferenced ones of a shard are dropped.
+    limit: usize,
+    /// The budget asks it for as long as the table lives.
+    _shrinker: Arc<dyn Shrinker>,
 }
 
 impl InodeTable {
     pub fn new(store: Arc<InodeStore>, memory: Arc<Memory>, alloc: Arc<Allocator>) -> Self {
-        let shards = (0..SHARDS)
+        let shards: Shards = (0..SHARDS)
             .map(|_| (Mutex::new(Rank::Shard, Shard::default()), Condvar::new()))
             .collect();
-        Self {
-            store,
-            memory,
-            alloc,
-            shards,
-        }
+        let shards = Arc::new(shards);
+        let frame_size = memory.frame_size() as usize;
+        let shrinker: Arc<dyn Shrinker> =
+            Arc::new(Unreferenced { shards: Arc::downgrade(&shards), frame_size });
+        memory.register(Arc::clone(&shrinker));
+        let nodes = usize::try_from(memory.cap() / SHARE).unwrap_or(usize::MAX) / NODE_BYTES;
+        Self { store, memory, alloc, shards, limit: (nodes / SHARDS).max(8), _shrinker: shrinker }
     }
 
     /// The in-memory inode, loaded on demand. No handle may be open. Stale when it is free on disk.
@@ -163,6 +177,7 @@ impl InodeTable {
             let mut shard = mutex.lock();
             loop {
                 if let Some(node) = shard.nodes.get(&ino) {
+                    node.referenced.store(true, Ordering::Relaxed);
                     return Ok(Arc::clone(node));
                 }
                 if shard.loading.insert(ino) {
@@ -179,11 +194,16 @@ impl InodeTable {
             loaded.notify_all();
             read.map(|inode| {
                 let node = Node::new(ino, inode, &self.memory);
-                sweep(&mut shard, &mut victims);
+                shard.make_room(self.limit, &mut victims);
                 if let Some(tid) = shard.dropped {
                     node.changed_in(tid);
                 }
-                Arc::clone(shard.nodes.entry(ino).or_insert(node))
+                // Whoever created it meanwhile has the newer one.
+                if let Some(newer) = shard.nodes.get(&ino) {
+                    return Arc::clone(newer);
+                }
+                shard.put(&node);
+                node
             })
         };
         self.release(victims);
@@ -210,8 +230,8 @@ impl InodeTable {
         let mut victims = Vec::new();
         {
             let mut shard = self.slot(ino).0.lock();
-            sweep(&mut shard, &mut victims);
-            shard.nodes.insert(ino, Arc::clone(&node));
+            shard.make_room(self.limit, &mut victims);
+            shard.put(&node);
         }
         self.release(victims);
         node
@@ -234,24 +254,84 @@ impl InodeTable {
     }
 }
 
-/// Takes unreferenced nodes out of a shard that has grown too large.
-fn sweep(shard: &mut Shard, victims: &mut Vec<NodeRef>) {
-    if shard.nodes.len() < SHARD_LIMIT.max(shard.next_sweep) {
-        return;
-    }
-    let unused: Vec<InodeNumber> = shard
-        .nodes
-        .iter()
-        .filter(|(_, node)| Arc::strong_count(node) == 1)
-        .map(|(ino, _)| *ino)
-        .take(SHARD_LIMIT / 2)
-        .collect();
-    victims.extend(unused.iter().filter_map(|ino| shard.nodes.remove(ino)));
-    for tid in victims.iter().filter_map(|node| node.last_change()) {
-        if shard.dropped.is_none_or(|dropped| tid.is_after(dropped)) {
-            shard.dropped = Some(tid);
+impl Shard {
+    /// Makes a node findable, in the place of one that was there.
+    fn put(&mut self, node: &NodeRef) {
+        if self.nodes.insert(node.ino, Arc::clone(node)).is_some() {
+            return;
+        }
+        self.hand.push_back(node.ino);
+        if self.hand.len() > 2 * self.nodes.len() + 64 {
+            let mut seen = HashSet::new();
+            self.hand.retain(|ino| self.nodes.contains_key(ino) && seen.insert(*ino));
         }
     }
-    // What is in use now will mostly still be in use at the next call.
-    shard.next_sweep = shard.nodes.len() + SHARD_LIMIT / 4;
+
+    /// Takes unreferenced nodes out once there are more than `limit`.
+    fn make_room(&mut self, limit: usize, victims: &mut Vec<NodeRef>) {
+        if self.nodes.len() < limit.max(self.next_sweep) {
+            return;
+        }
+        let step = (limit / 8).max(1);
+        self.sweep(step, victims, |_| true);
+        // What is in use now will mostly still be in use at the next call.
+        self.next_sweep = self.nodes.len() + step;
+    }
+
+    /// Takes up to `wanted` nodes out that nobody refers to and that `may_go`, in two turns of the clock: the first takes
+    /// second chances away.
+    fn sweep(
+        &mut self,
+        wanted: usize,
+        victims: &mut Vec<NodeRef>,
+        may_go: impl Fn(&Node) -> bool,
+    ) {
+        let goal = victims.len() + wanted;
+        for _ in 0..2 * self.hand.len() {
+            if victims.len() == goal {
+                break;
+            }
+            let Some(ino) = self.hand.pop_front() else { break };
+            let Some(node) = self.nodes.get(&ino) else { continue };
+            let in_use = Arc::strong_count(node) > 1;
+            if in_use || node.referenced.swap(false, Ordering::Relaxed) || !may_go(node) {
+                self.hand.push_back(ino);
+                continue;
+            }
+            if let Some(tid) = node.last_change()
+                && self.dropped.is_none_or(|dropped| tid.is_after(dropped))
+            {
+                self.dropped = Some(tid);
+            }
+            victims.extend(self.nodes.remove(&ino));
+        }
+    }
+}
+
+/// Gives nodes back to the budget that hold nothing but themselves.
+struct Unreferenced {
+    shards: Weak<Shards>,
+    frame_size: usize,
+}
+
+impl Shrinker for Unreferenced {
+    fn shrink(&self, frames: usize) -> usize {
+        let Some(shards) = self.shards.upgrade() else {
+            return 0;
+        };
+        let wanted = (frames * self.frame_size).div_ceil(NODE_BYTES);
+        let mut victims = Vec::new();
+        for (mutex, _) in shards.iter() {
+            if victims.len() >= wanted {
+                break;
+            }
+            if let Some(mut shard) = mutex.try_lock() {
+                let left = wanted - victims.len();
+                // A discard would take locks that the caller may hold.
+                let is_bare = |node: &Node| node.prealloc.try_lock().is_some_and(|p| p.is_empty());
+                shard.sweep(left, &mut victims, is_bare);
+            }
+        }
+        victims.len() * NODE_BYTES / self.frame_size
+    }
 }
