@@ -5,6 +5,8 @@
 
 #[path = "cuts/disk.rs"]
 mod disk;
+#[path = "cuts/kernel.rs"]
+mod kernel;
 #[path = "cuts/model.rs"]
 mod model;
 #[path = "cuts/ops.rs"]
@@ -95,6 +97,13 @@ const NO_ORPHAN_FILE: Form = Form {
     ],
     size: "16M",
     block: 2048,
+    fallocate: true,
+};
+const NO_JOURNAL: Form = Form {
+    name: "^has_journal",
+    mke2fs: &["-t", "ext4", "-b", "1024", "-O", "^has_journal"],
+    size: "8M",
+    block: 1024,
     fallocate: true,
 };
 const EXT3: Form = Form {
@@ -313,6 +322,64 @@ fn judged_by_e2fsck(before: &[u8], after: &[u8], place: &Place<'_>) {
     }
 }
 
+fn survives_in_the_kernel(image: &[u8], model: &Model, place: &Place<'_>) {
+    let dir = scratch();
+    let (path, at) = (dir.path().join("image"), dir.path().join("mounted"));
+    std::fs::write(&path, image).expect("the image");
+    std::fs::create_dir(&at).expect("a mount point");
+    let (tree, contents) = kernel::dump(&path, &at).expect("the kernel reads it");
+    if let Err(wrong) = model.judge(place.op, &tree, &contents) {
+        place.fail(image, &format!("the kernel: {wrong}"));
+    }
+    judged_by_e2fsck(image, &std::fs::read(&path).expect("the image"), place);
+}
+
+/// Without a journal e2fsck has to put things right; files that were synced and not changed since are whole.
+fn cut_without_a_journal(form: &Form, seed: u64, steps: usize) {
+    let Recorded {
+        base,
+        events,
+        model,
+    } = recorded(form, seed, steps);
+    let mut rng = Rng(seed ^ 0x5eed);
+    let mut cutter = Cutter {
+        durable: base,
+        pending: Vec::new(),
+        block: form.block,
+        rng: &mut rng,
+    };
+    let mut synced = 0;
+    for at in 0..=events.len() {
+        let op = events.get(at).map_or(model.now(), |(op, _)| *op);
+        let place = Place {
+            form,
+            seed,
+            event: at,
+            op,
+            how: "some written, no journal",
+        };
+        let image = cutter.part();
+        let (code, text, repaired) = run_e2fsck(&["-fy"], &image);
+        if code.is_none_or(|code| code > 1) {
+            place.fail(&image, &text);
+        }
+        let disk = Disk::new(repaired);
+        let clock = Arc::new(Ticks::default());
+        let fs = Fs::mount_at(Arc::clone(&disk) as Arc<_>, options(), clock).expect("it mounts");
+        let (_, contents) = dump(&fs).expect("all of it is readable");
+        match model.judge_synced(op, &contents) {
+            Ok(files) => synced += files,
+            Err(wrong) => place.fail(&image, &wrong),
+        }
+        fs.unmount().expect("unmount");
+        judged_by_e2fsck(&image, &disk.bytes(), &place);
+        if let Some((_, event)) = events.get(at) {
+            cutter.apply(event);
+        }
+    }
+    assert!(synced > events.len(), "the run synced files");
+}
+
 fn cut_everywhere(form: &Form, seed: u64, steps: usize) {
     let Recorded {
         base,
@@ -347,6 +414,9 @@ fn cut_everywhere(form: &Form, seed: u64, steps: usize) {
         }
         if at % 5 == 0 {
             cut_again(&image, &written, &model, &place);
+        }
+        if at % 30 == 15 {
+            survives_in_the_kernel(&image, &model, &place);
         }
         if at % 40 == 20 {
             let (code, text, replayed) = run_e2fsck(&["-fy", "-E", "journal_only"], &image);
@@ -417,6 +487,11 @@ fn images_with_an_orphan_list_survive() {
 #[test]
 fn ext3_images_survive() {
     cut_everywhere(&EXT3, 5, STEPS);
+}
+
+#[test]
+fn images_without_a_journal_keep_what_was_synced() {
+    cut_without_a_journal(&NO_JOURNAL, 6, STEPS);
 }
 
 /// One write or sync fails: nothing is acknowledged any more, and what was is there.

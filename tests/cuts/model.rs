@@ -102,6 +102,8 @@ pub struct Model {
     states: Vec<(Arc<Tree>, Arc<BTreeMap<u32, usize>>)>,
     /// The operation that last changed the names or attributes of an inode.
     touched: BTreeMap<u32, usize>,
+    /// All of these changes, with their operations.
+    touches: Vec<(usize, u32)>,
     /// Once the first is over, the tree is not older than after the second.
     synced: Vec<(usize, usize)>,
 }
@@ -115,6 +117,7 @@ impl Model {
             histories: BTreeMap::new(),
             states,
             touched: BTreeMap::new(),
+            touches: Vec::new(),
             synced: Vec::new(),
         }
     }
@@ -142,6 +145,7 @@ impl Model {
 
     pub fn touch(&mut self, ino: u32) {
         self.touched.insert(ino, self.now());
+        self.touches.push((self.now(), ino));
     }
 
     pub fn add(&mut self, dir: u32, name: &[u8], ino: u32, kind: Kind) {
@@ -258,6 +262,54 @@ impl Model {
             history.synced.push(now);
         }
         self.synced.push((now, now - 1));
+    }
+
+    /// How many files were synced before operation `cut` and not touched since; an error if one is not whole.
+    pub fn judge_synced(
+        &self,
+        cut: usize,
+        contents: &BTreeMap<u32, Vec<u8>>,
+    ) -> Result<usize, String> {
+        let mut files = 0;
+        for (ino, birth) in self.states[cut.min(self.states.len() - 1)].1.iter() {
+            let history = &self.histories[&(*ino, *birth)];
+            let synced = history
+                .synced
+                .iter()
+                .rev()
+                .find(|&&at| at < cut)
+                .copied()
+                .unwrap_or(0);
+            let untouched = self
+                .touches
+                .iter()
+                .all(|(at, what)| what != ino || !(synced + 1..=cut).contains(at));
+            let (tree, _) = &self.states[synced];
+            let is_file = tree
+                .nodes
+                .get(ino)
+                .is_some_and(|node| node.kind == Kind::File);
+            let allowed = history.allowed(cut);
+            if synced < *birth || !untouched || !is_file || allowed.len() != 1 {
+                continue;
+            }
+            files += 1;
+            match contents.get(ino) {
+                Some(found) if *found == allowed[0] => {}
+                Some(found) => {
+                    let lengths = (found.len(), allowed[0].len());
+                    return Err(format!(
+                        "inode {ino}, synced by operation {synced}, differs: {lengths:?}"
+                    ));
+                }
+                None => {
+                    return Err(format!(
+                        "inode {ino}, synced by operation {synced}, is lost"
+                    ));
+                }
+            }
+        }
+        Ok(files)
     }
 
     fn history(&self, ino: u32) -> &History {

@@ -410,7 +410,8 @@ impl Run {
                 content[from..end].fill(0);
             }
             run.model.set_content(file, content);
-            run.fs.fallocate(Caller::default(), ino(file), mode, from, len, keep_size)
+            run.fs
+                .fallocate(Caller::default(), ino(file), mode, from, len, keep_size)
         })
     }
 
