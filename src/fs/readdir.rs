@@ -34,6 +34,10 @@ impl Fs {
         {
             let _shared = dir.lock.read();
             let core = dir.core.read().clone();
+            if core.links_count == 0 {
+                // A removed directory has not even "." any more.
+                return Ok(());
+            }
             self.dirs.read(ino, &core, cookie, &mut |cookie, entry: Entry, name| {
                 let is_dot = name == b"." || name == b"..";
                 let attr = if attributes && !is_dot { self.attr_of(entry.ino).ok() } else { None };
