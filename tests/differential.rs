@@ -41,7 +41,12 @@ const FORBIDDEN: &[Forbidden] = &[
     ),
     (
         |call, found, expected| {
-            let first = ["(os error 20)", "(os error 21)", "(os error 13)"];
+            let first = [
+                "(os error 20)",
+                "(os error 21)",
+                "(os error 95)",
+                "(os error 13)",
+            ];
             let flag = matches!(call, Call::Access { .. })
                 || matches!(call, Call::Utimens { atime, .. } if atime.1 == UTIME_OMIT);
             let acl = matches!(call, Call::Removexattr { name, .. } if name == "system.posix_acl_default");

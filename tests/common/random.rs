@@ -349,10 +349,13 @@ impl Random {
                     Some(4321),
                     Some(100_000),
                 ];
+                let (uid, gid) = (self.pick(&ids), self.pick(&ids));
+                // A change of neither clears suid in ext4, and is not sent through FUSE.
+                let uid = uid.or(gid.is_none().then_some(0));
                 Call::Chown {
                     path,
-                    uid: self.pick(&ids),
-                    gid: self.pick(&ids),
+                    uid,
+                    gid,
                     follow,
                 }
             }
