@@ -95,6 +95,9 @@ const FOR_MOUNT: [&str; 9] = [
     "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "nofail", "_netdev",
 ];
 
+/// What mountinfo shows of a FUSE mount: mount(8) repeats it when it remounts one.
+const FROM_KERNEL: [&str; 5] = ["user_id", "group_id", "rootmode", "max_read", "blksize"];
+
 impl Flags {
     pub fn set(&self) -> MountFlags {
         self.set
@@ -182,6 +185,7 @@ impl MountOptions {
             "threads" => self.threads = Some(threads(value)?),
             "fsname" => self.fs_name = Some(value.into()),
             "subtype" | "comment" | "user" => {}
+            name if FROM_KERNEL.contains(&name) => {}
             name if is_comment(name) => {}
             _ => return Ok(false),
         }
@@ -272,7 +276,7 @@ mod tests {
              relatime,strictatime,lazytime,acl,noacl,user_xattr,nouser_xattr,norecovery,noload,\
              errors=continue,errors=remount-ro,errors=panic,allow_other,default_permissions,\
              fsname=/a\\,b,subtype=uext4,commit=10,offset=1M,threads=3,memory=64M,remount,\
-             defaults,nofail,x-systemd.automount",
+             defaults,nofail,x-systemd.automount,user_id=0,group_id=0,max_read=131072",
         )
         .unwrap();
     }

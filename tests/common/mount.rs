@@ -157,6 +157,16 @@ impl Mount {
         self.daemon.as_ref().expect("a mount with a daemon").id()
     }
 
+    /// Whether the daemon is gone (it is waited for later).
+    pub fn has_ended(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        stat.is_ok_and(|stat| {
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.starts_with(" Z"))
+        })
+    }
+
     /// What the daemon printed.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
