@@ -4,7 +4,6 @@
 //! Invariants: in every initialised group each block is in exactly one of B, U, R, F and free; every move
 //! between them is one critical section under the group's lock.
 
-mod bits;
 mod buddy;
 mod freed;
 mod groups;
@@ -31,6 +30,7 @@ pub use reserved::Reserved;
 
 use crate::cache::BlockCache;
 use crate::error::{Error, Result};
+use crate::format::bitmap as bits;
 use crate::format::geometry::Geometry;
 use crate::ids::{FileBlock, FsBlock, GroupIndex, InodeNumber, Tid};
 use crate::journal::Handle;

@@ -1,8 +1,9 @@
-//! Bitmaps of blocks and inodes: bit n is bit n % 8 of byte n / 8, set for "in use".
+//! Runs in bitmaps, a 64-bit word at a time: bit n is bit n % 8 of byte n / 8, in the file system's own bitmaps set for
+//! "in use".
 //!
 //! Source: the kernel's ext4 documentation, "Block and inode Bitmaps".
-//! Invariants: searches and counts never look at bits at or behind `end`; what lies behind the bytes counts as
-//! in use. Searches go by 64-bit words.
+//! Invariants: searches and counts never look at bits at or behind their end; what lies behind the bytes counts as set and is
+//! never written.
 
 /// Whether bit `index` is set; bits behind the bytes are.
 pub fn get(bytes: &[u8], index: u32) -> bool {
@@ -10,73 +11,42 @@ pub fn get(bytes: &[u8], index: u32) -> bool {
     bytes.get(byte).is_none_or(|byte| byte & mask != 0)
 }
 
-pub fn set(bytes: &mut [u8], index: u32) {
-    set_run(bytes, index, 1);
-}
-
-pub fn clear(bytes: &mut [u8], index: u32) {
-    clear_run(bytes, index, 1);
-}
-
-/// Sets `len` bits from `start` on.
-pub fn set_run(bytes: &mut [u8], start: u32, len: u32) {
-    change_run(bytes, start, len, |byte, mask| *byte |= mask);
-}
-
-/// Clears `len` bits from `start` on.
-pub fn clear_run(bytes: &mut [u8], start: u32, len: u32) {
-    change_run(bytes, start, len, |byte, mask| *byte &= !mask);
-}
-
-/// The first clear bit in `from..end`.
-pub fn next_zero(bytes: &[u8], from: u32, end: u32) -> Option<u32> {
-    search(bytes, from, end, u64::MAX)
-}
-
-/// The first set bit in `from..end`.
-pub fn next_one(bytes: &[u8], from: u32, end: u32) -> Option<u32> {
-    search(bytes, from, end, 0)
-}
-
-/// Whether all bits of a run are clear.
-pub fn is_run_clear(bytes: &[u8], start: u32, len: u32) -> bool {
-    next_one(bytes, start, start.saturating_add(len)).is_none()
-}
-
-/// Whether all bits of a run are set.
-pub fn is_run_set(bytes: &[u8], start: u32, len: u32) -> bool {
-    next_zero(bytes, start, start.saturating_add(len)).is_none()
-}
-
-/// How many of the first `end` bits are clear.
-pub fn count_zeros(bytes: &[u8], end: u32) -> u32 {
-    let mut ones = 0_u32;
-    let mut from = 0;
-    while from < end {
-        let left = end.saturating_sub(from).min(64);
-        ones = ones.saturating_add((word(bytes, from) & low_bits(left)).count_ones());
-        from = from.saturating_add(64);
+pub fn put(bytes: &mut [u8], index: u32, value: bool) {
+    let (byte, mask) = place(index);
+    if let Some(byte) = bytes.get_mut(byte) {
+        if value {
+            *byte |= mask;
+        } else {
+            *byte &= !mask;
+        }
     }
-    end.saturating_sub(ones)
 }
 
-/// Sets every bit from `end` to the end of the bytes: bits that stand for nothing are in use.
-pub fn set_padding(bytes: &mut [u8], end: u32) {
-    let total = u32::try_from(bytes.len().saturating_mul(8)).unwrap_or(u32::MAX);
-    set_run(bytes, end, total.saturating_sub(end));
+/// Writes bits `start..start + len`.
+pub fn fill(bytes: &mut [u8], start: u32, len: u32, value: bool) {
+    let end = start.saturating_add(len);
+    let mut bit = start;
+    while bit < end && bit % 8 != 0 {
+        put(bytes, bit, value);
+        bit = bit.saturating_add(1);
+    }
+    let (first, last) = (place(bit).0, place(end).0.min(bytes.len()));
+    if let Some(whole) = bytes.get_mut(first..last).filter(|whole| !whole.is_empty()) {
+        whole.fill(if value { 0xff } else { 0 });
+        bit = u32::try_from(last.saturating_mul(8)).unwrap_or(u32::MAX);
+    }
+    while bit < end {
+        put(bytes, bit, value);
+        bit = bit.saturating_add(1);
+        if place(bit).0 > bytes.len() {
+            break;
+        }
+    }
 }
 
-/// Runs of clear bits in `from..end`, as (start, length).
-pub fn zero_runs(bytes: &[u8], from: u32, end: u32) -> impl Iterator<Item = (u32, u32)> {
-    let mut at = from;
-    std::iter::from_fn(move || {
-        let start = next_zero(bytes, at, end)?;
-        at = next_one(bytes, start, end).unwrap_or(end);
-        Some((start, at.saturating_sub(start)))
-    })
-}
-
-fn search(bytes: &[u8], from: u32, end: u32, flip: u64) -> Option<u32> {
+/// The first bit in `from..end` that is `value`.
+pub fn next(bytes: &[u8], from: u32, end: u32, value: bool) -> Option<u32> {
+    let flip = if value { 0 } else { u64::MAX };
     let mut base = from & !63;
     // The first word without the bits before `from`.
     let mut keep = !low_bits(from & 63);
@@ -90,6 +60,23 @@ fn search(bytes: &[u8], from: u32, end: u32, flip: u64) -> Option<u32> {
         base = base.checked_add(64)?;
     }
     None
+}
+
+/// Whether all of `start..start + len` are `value`.
+pub fn all(bytes: &[u8], start: u32, len: u32, value: bool) -> bool {
+    next(bytes, start, start.saturating_add(len), !value).is_none()
+}
+
+/// How many of the first `end` bits are set.
+pub fn count(bytes: &[u8], end: u32) -> u32 {
+    let mut ones = 0_u32;
+    let mut from = 0;
+    while from < end {
+        let left = end.saturating_sub(from).min(64);
+        ones = ones.saturating_add((word(bytes, from) & low_bits(left)).count_ones());
+        from = from.saturating_add(64);
+    }
+    ones
 }
 
 /// The 64 bits from `at` (a multiple of 64); bits behind the bytes are set.
@@ -107,31 +94,12 @@ fn word(bytes: &[u8], at: u32) -> u64 {
 
 /// The lowest `count` bits.
 fn low_bits(count: u32) -> u64 {
-    1_u64
-        .checked_shl(count)
-        .map_or(u64::MAX, |bit| bit.wrapping_sub(1))
+    1_u64.checked_shl(count).map_or(u64::MAX, |bit| bit.wrapping_sub(1))
 }
 
 fn place(index: u32) -> (usize, u8) {
     let byte = usize::try_from(index / 8).unwrap_or(usize::MAX);
     (byte, 1 << (index % 8))
-}
-
-fn change_run(bytes: &mut [u8], start: u32, len: u32, change: impl Fn(&mut u8, u8)) {
-    let end = start.saturating_add(len);
-    let mut at = start;
-    while at < end {
-        let (byte, _) = place(at);
-        let Some(byte) = bytes.get_mut(byte) else {
-            return;
-        };
-        let in_byte = end.saturating_sub(at & !7).min(8);
-        let upto = u8::MAX
-            .checked_shr(8_u32.saturating_sub(in_byte))
-            .unwrap_or(0);
-        change(byte, upto & (u8::MAX << (at % 8)));
-        at = (at & !7).saturating_add(8);
-    }
 }
 
 #[cfg(test)]
@@ -150,31 +118,34 @@ mod tests {
             let len = (random >> 20) % 90;
             let on = random & 64 != 0;
             let end = (start + len).min(336);
-            if on {
-                set_run(&mut bytes, start, len)
-            } else {
-                clear_run(&mut bytes, start, len)
-            }
+            fill(&mut bytes, start, len, on);
             model[start as usize..end as usize].fill(on);
+            put(&mut bytes, len, !on);
+            model[len as usize] = !on;
             for (index, expected) in model.iter().enumerate() {
                 assert_eq!(get(&bytes, index as u32), *expected);
             }
-            let zeros = model[..bits as usize].iter().filter(|bit| !**bit).count();
-            assert_eq!(count_zeros(&bytes, bits), zeros as u32);
-            let next = |wanted: bool| (start..bits).find(|&bit| model[bit as usize] == wanted);
-            assert_eq!(next_zero(&bytes, start, bits), next(false));
-            assert_eq!(next_one(&bytes, start, bits), next(true));
-            let total: u32 = zero_runs(&bytes, 0, bits).map(|(_, len)| len).sum();
-            assert_eq!(total, zeros as u32);
+            let ones = model[..bits as usize].iter().filter(|bit| **bit).count();
+            assert_eq!(count(&bytes, bits), ones as u32);
+            for value in [false, true] {
+                let found = (start..bits).find(|&bit| model[bit as usize] == value);
+                assert_eq!(next(&bytes, start, bits, value), found);
+                let same = model[start as usize..end as usize].iter().all(|&bit| bit == value);
+                assert_eq!(all(&bytes, start, end - start, value), same);
+            }
         }
     }
 
     #[test]
-    fn padding_ends_with_the_bytes() {
+    fn what_lies_behind_the_bytes_is_set_and_never_written() {
         let mut bytes = [0_u8; 4];
-        set_padding(&mut bytes, 13);
+        fill(&mut bytes, 13, u32::MAX, true);
         assert_eq!(bytes, [0, 0xe0, 0xff, 0xff]);
-        assert!(get(&bytes, 32));
-        assert_eq!(next_zero(&bytes, 13, 1000), None);
+        fill(&mut bytes, 20, 1000, false);
+        assert_eq!(bytes, [0, 0xe0, 0x0f, 0]);
+        put(&mut bytes, 32, true);
+        assert!(get(&bytes, 32) && all(&bytes, 32, 100, true));
+        assert_eq!(next(&bytes, 20, 1000, true), Some(32));
+        assert_eq!(count(&bytes, 64), 7 + 32);
     }
 }

@@ -53,3 +53,20 @@ fn posix_errno(posix: Posix) -> Errno {
         Posix::Again => Errno::EAGAIN,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Location, Structure};
+
+    #[test]
+    fn corruption_is_told_from_a_wrong_checksum() {
+        let what = Structure::Inode;
+        let at = Location::default();
+        let checksum = CorruptKind::Checksum { what, found: 1, expected: 2 };
+        let short = CorruptKind::Short { what };
+        assert_eq!(errno(&Error::corrupt(checksum, at)).code(), libc::EBADMSG);
+        assert_eq!(errno(&Error::corrupt(short, at)).code(), libc::EUCLEAN);
+        assert_eq!(errno(&Error::Aborted).code(), libc::EROFS);
+    }
+}
