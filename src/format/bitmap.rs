@@ -26,7 +26,7 @@ pub fn put(bytes: &mut [u8], index: u32, value: bool) {
 pub fn fill(bytes: &mut [u8], start: u32, len: u32, value: bool) {
     let end = start.saturating_add(len);
     let mut bit = start;
-    while bit < end && bit % 8 != 0 {
+    while bit < end && !bit.is_multiple_of(8) {
         put(bytes, bit, value);
         bit = bit.saturating_add(1);
     }

@@ -16,12 +16,14 @@ use std::sync::Arc;
 /// Copies of one block that are tried: without sparse_super every group has one.
 const COPIES_MAX: usize = 32;
 
-/// The device as if the backups stood where damaged descriptors are, and a line for each block that says so; `None` when no
-/// damaged one has a valid backup.
+/// A device in which backups stand for damaged blocks, and a line for each that says so.
+pub(super) type WithBackups = (Arc<dyn Device>, Vec<String>);
+
+/// The device as if the backups stood where damaged descriptors are; `None` when no damaged one has a valid backup.
 pub(super) fn from_backups(
     device: &Arc<dyn Device>,
     geo: &Geometry,
-) -> Result<Option<(Arc<dyn Device>, Vec<String>)>> {
+) -> Result<Option<WithBackups>> {
     let mut moved = BTreeMap::new();
     let mut notices = Vec::new();
     let mut bytes = vec![0; geo.block_size as usize];
