@@ -500,6 +500,26 @@ fn the_record_of_errors_survives_a_replay() {
     );
 }
 
+/// What a journal was aborted with goes over to the superblock.
+#[test]
+fn a_journal_that_was_aborted() {
+    let image = populated(PLAIN);
+    let errno = image.block_of("<8>", 0) * 1024 + 0x20;
+    image.patch(errno, &(-5_i32).to_be_bytes());
+    let fs = image.mount_rw();
+    let notices = fs.notices();
+    assert!(
+        notices.iter().any(|line| line.contains("recorded errors")),
+        "{notices:?}"
+    );
+    write(&fs, find(&fs, "witness"), 0, b"still");
+    fs.unmount().expect("unmount");
+    drop(fs);
+    assert_eq!(image.read(errno, 4), [0; 4]);
+    let state = image.header("Filesystem state").expect("a state");
+    assert!(state.contains("with errors"), "{state}");
+}
+
 /// `errors=panic` ends the process, so it runs in one of its own: this test binary once more.
 #[test]
 fn errors_panic() {
