@@ -8,13 +8,28 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn new() -> Self {
+        Self::under(&std::env::temp_dir())
+    }
+
+    /// On a file system in memory, where there is one: a sync costs nothing there, for tests that sync all the time and
+    /// are about something else.
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() {
+            Self::under(memory)
+        } else {
+            Self::new()
+        }
+    }
+
+    fn under(parent: &Path) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "the mount tests run as root: they judge by mounting with the kernel"
         );
         let dir = tempfile::Builder::new()
             .prefix("uext4-test-")
-            .tempdir()
+            .tempdir_in(parent)
             .expect("scratch directory");
         Self { dir }
     }
