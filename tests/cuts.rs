@@ -380,7 +380,36 @@ fn cut_without_a_journal(form: &Form, seed: u64, steps: usize) {
     assert!(synced > events.len(), "the run synced files");
 }
 
-fn cut_everywhere(form: &Form, seed: u64, steps: usize) {
+fn cut_here(cutter: &mut Cutter<'_>, model: &Model, mut place: Place<'_>) {
+    let at = place.event;
+    let image = if cutter.pending.is_empty() || at % 4 == 0 {
+        cutter.whole()
+    } else {
+        place.how = "some written";
+        cutter.part()
+    };
+    let (written, after) = survives(image.clone(), model, &place);
+    if at % 9 == 0 {
+        judged_by_e2fsck(&image, &after, &place);
+    }
+    if at % 5 == 0 {
+        cut_again(&image, &written, model, &place);
+    }
+    if at % 30 == 15 {
+        survives_in_the_kernel(&image, model, &place);
+    }
+    if at % 40 == 20 {
+        let (code, text, replayed) = run_e2fsck(&["-fy", "-E", "journal_only"], &image);
+        if code.is_none_or(|code| code > 1) {
+            place.fail(&image, &text);
+        }
+        place.how = "replayed by e2fsck";
+        survives(replayed, model, &place);
+    }
+}
+
+/// Cuts at every event of a number that `stride` divides.
+fn cut_everywhere(form: &Form, seed: u64, steps: usize, stride: usize) {
     let Recorded {
         base,
         events,
@@ -394,37 +423,16 @@ fn cut_everywhere(form: &Form, seed: u64, steps: usize) {
         rng: &mut rng,
     };
     for at in 0..=events.len() {
-        let op = events.get(at).map_or(model.now(), |(op, _)| *op);
-        let mut place = Place {
-            form,
-            seed,
-            event: at,
-            op,
-            how: "all written",
-        };
-        let image = if cutter.pending.is_empty() || at % 4 == 0 {
-            cutter.whole()
-        } else {
-            place.how = "some written";
-            cutter.part()
-        };
-        let (written, after) = survives(image.clone(), &model, &place);
-        if at % 9 == 0 {
-            judged_by_e2fsck(&image, &after, &place);
-        }
-        if at % 5 == 0 {
-            cut_again(&image, &written, &model, &place);
-        }
-        if at % 30 == 15 {
-            survives_in_the_kernel(&image, &model, &place);
-        }
-        if at % 40 == 20 {
-            let (code, text, replayed) = run_e2fsck(&["-fy", "-E", "journal_only"], &image);
-            if code.is_none_or(|code| code > 1) {
-                place.fail(&image, &text);
-            }
-            place.how = "replayed by e2fsck";
-            survives(replayed, &model, &place);
+        if at % stride == 0 {
+            let op = events.get(at).map_or(model.now(), |(op, _)| *op);
+            let place = Place {
+                form,
+                seed,
+                event: at,
+                op,
+                how: "all written",
+            };
+            cut_here(&mut cutter, &model, place);
         }
         if let Some((_, event)) = events.get(at) {
             cutter.apply(event);
@@ -466,27 +474,33 @@ const STEPS: usize = 120;
 
 #[test]
 fn default_images_survive() {
-    cut_everywhere(&DEFAULT, 1, STEPS);
+    cut_everywhere(&DEFAULT, 1, STEPS, 1);
 }
 
 #[test]
 fn small_journals_survive() {
-    cut_everywhere(&SMALL, 2, STEPS);
+    cut_everywhere(&SMALL, 2, STEPS, 1);
+}
+
+/// Long enough for the log to go round.
+#[test]
+fn full_journals_survive() {
+    cut_everywhere(&SMALL, 7, 4 * STEPS, 3);
 }
 
 #[test]
 fn images_without_checksums_survive() {
-    cut_everywhere(&NO_CSUM, 3, STEPS);
+    cut_everywhere(&NO_CSUM, 3, STEPS, 1);
 }
 
 #[test]
 fn images_with_an_orphan_list_survive() {
-    cut_everywhere(&NO_ORPHAN_FILE, 4, STEPS);
+    cut_everywhere(&NO_ORPHAN_FILE, 4, STEPS, 1);
 }
 
 #[test]
 fn ext3_images_survive() {
-    cut_everywhere(&EXT3, 5, STEPS);
+    cut_everywhere(&EXT3, 5, STEPS, 1);
 }
 
 #[test]
@@ -574,7 +588,8 @@ fn failures_end_all_writing_with_an_orphan_list() {
 fn many_sequences_survive() {
     for seed in 100..130 {
         for form in [&DEFAULT, &SMALL, &NO_CSUM, &NO_ORPHAN_FILE, &EXT3] {
-            cut_everywhere(form, seed, STEPS);
+            cut_everywhere(form, seed, STEPS, 1);
+            cut_everywhere(form, seed + 1000, 4 * STEPS, 2);
         }
         fail_everywhere(&SMALL, seed, 40);
     }

@@ -8,14 +8,28 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// A mounted image; unmounted when it is dropped.
 struct Mounted(PathBuf);
 
+impl Mounted {
+    /// A child that another thread is starting may hold a file of ours for a moment.
+    fn unmount(&self) -> bool {
+        (0..100).any(|_| {
+            let done = Command::new("umount").arg(&self.0).output();
+            let done = done.is_ok_and(|output| output.status.success());
+            if !done {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done
+        })
+    }
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let done = Command::new("umount").arg(&self.0).status();
-        if !done.is_ok_and(|status| status.success()) {
+        if !self.unmount() {
             eprintln!("cannot unmount {}", self.0.display());
         }
     }
