@@ -6,29 +6,33 @@
 use crate::error::{Posix, Result};
 use crate::file::Files;
 
-/// More rounds would only chase other writers.
-const ROUNDS: u32 = 4;
+/// Others may take what a round has freed; so many times in a row they hardly do while there is enough for all.
+const ROUNDS: u32 = 32;
 
 /// Inodes without a name that are about to be freed.
 pub trait PendingFrees: Send + Sync {
     /// Waits until they are free; false when there were none. The caller may hold locks of inodes that have names, and no
     /// handle.
     fn wait(&self) -> bool;
+
+    /// How many have been freed since the mount.
+    fn freed(&self) -> u64;
 }
 
 impl Files {
     /// Runs `attempt`, and again after making space for as long as that helps.
     pub fn retry_for_space<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         for _ in 0..ROUNDS {
+            let freed = self.pending.freed();
             match attempt() {
                 Err(error) if error.is_posix(Posix::NoSpc) => {}
                 result => return result,
             }
-            if !self.make_space()? {
+            // What was freed between the attempt and the round leaves nothing to find for it.
+            if !self.make_space()? && self.pending.freed() == freed {
                 break;
             }
         }
-        // Whoever freed something since the last attempt has left nothing for a round to find.
         attempt()
     }
 

@@ -30,6 +30,8 @@ struct State {
     busy: bool,
     /// A thread works on the queue.
     served: bool,
+    /// Counts those that are done.
+    freed: u64,
 }
 
 /// How long the worker lets the queue fill: to wake it for each inode costs more than to free one.
@@ -100,7 +102,9 @@ impl Reaper {
     }
 
     fn done(&self, ino: InodeNumber) {
-        self.state.lock().nameless.remove(&ino);
+        let mut state = self.state.lock();
+        state.nameless.remove(&ino);
+        state.freed += 1;
     }
 }
 
@@ -118,6 +122,10 @@ impl PendingFrees for Reaper {
             }
         }
         waits
+    }
+
+    fn freed(&self) -> u64 {
+        self.state.lock().freed
     }
 }
 
