@@ -28,7 +28,8 @@ fn corpus() -> Option<PathBuf> {
         .parent()
         .and_then(|p| p.parent())
         .is_some_and(|shared| shared.exists());
-    assert!(path.is_dir() || !expected, "{} is missing", path.display());
+    let needed = expected || std::env::var_os("CI").is_some();
+    assert!(path.is_dir() || !needed, "{} is missing", path.display());
     path.is_dir().then_some(path)
 }
 

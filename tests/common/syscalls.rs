@@ -428,26 +428,7 @@ impl Side {
                 mtime,
                 follow,
             } => {
-                let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
-                let times = Timestamps {
-                    last_access: time(*atime),
-                    last_modification: time(*mtime),
-                };
-                sys::utimensat(CWD, self.at(path), &times, at_flags(*follow))?;
-                let stat = sys::statat(CWD, self.at(path), at_flags(*follow))?;
-                // UTIME_NOW and UTIME_OMIT leave what the clock said.
-                let shown = |given: (i64, i64), seconds: i64, nanoseconds: u64| {
-                    if given.1 < 1_000_000_000 {
-                        format!("{seconds}.{nanoseconds:09}")
-                    } else {
-                        "some time".to_string()
-                    }
-                };
-                Ok(format!(
-                    "atime {} mtime {}",
-                    shown(*atime, stat.st_atime, stat.st_atime_nsec),
-                    shown(*mtime, stat.st_mtime, stat.st_mtime_nsec)
-                ))
+                self.utimens(path, *atime, *mtime, at_flags(*follow))
             }
             Call::Truncate { path, size } => {
                 let flags = OFlags::WRONLY | OFlags::NONBLOCK;
@@ -486,6 +467,35 @@ impl Side {
             }
             _ => unreachable!("not a call on an inode"),
         }
+    }
+
+    fn utimens(
+        &self,
+        path: &str,
+        atime: (i64, i64),
+        mtime: (i64, i64),
+        flags: AtFlags,
+    ) -> io::Result<String> {
+        let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
+        let times = Timestamps {
+            last_access: time(atime),
+            last_modification: time(mtime),
+        };
+        sys::utimensat(CWD, self.at(path), &times, flags)?;
+        let stat = sys::statat(CWD, self.at(path), flags)?;
+        // UTIME_NOW and UTIME_OMIT leave what the clock said.
+        let shown = |given: (i64, i64), seconds: i64, nanoseconds: u64| {
+            if given.1 < 1_000_000_000 {
+                format!("{seconds}.{nanoseconds:09}")
+            } else {
+                "some time".to_string()
+            }
+        };
+        Ok(format!(
+            "atime {} mtime {}",
+            shown(atime, stat.st_atime, stat.st_atime_nsec),
+            shown(mtime, stat.st_mtime, stat.st_mtime_nsec)
+        ))
     }
 
     fn node(&self, path: &str) -> io::Result<OwnedFd> {
