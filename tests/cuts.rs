@@ -382,17 +382,17 @@ fn cut_without_a_journal(form: &Form, seed: u64, steps: usize) {
 
 fn cut_here(cutter: &mut Cutter<'_>, model: &Model, mut place: Place<'_>) {
     let at = place.event;
-    let image = if cutter.pending.is_empty() || at % 4 == 0 {
+    let image = if cutter.pending.is_empty() || at.is_multiple_of(4) {
         cutter.whole()
     } else {
         place.how = "some written";
         cutter.part()
     };
     let (written, after) = survives(image.clone(), model, &place);
-    if at % 9 == 0 {
+    if at.is_multiple_of(9) {
         judged_by_e2fsck(&image, &after, &place);
     }
-    if at % 5 == 0 {
+    if at.is_multiple_of(5) {
         cut_again(&image, &written, model, &place);
     }
     if at % 30 == 15 {
@@ -465,7 +465,7 @@ fn cut_again(image: &[u8], written: &[Event], model: &Model, place: &Place<'_>) 
         ..*place
     };
     let (_, after) = survives(again.clone(), model, &place);
-    if place.event % 4 == 0 {
+    if place.event.is_multiple_of(4) {
         judged_by_e2fsck(&again, &after, &place);
     }
 }
@@ -482,7 +482,7 @@ fn small_journals_survive() {
     cut_everywhere(&SMALL, 2, STEPS, 1);
 }
 
-/// Long enough for the log to go round.
+/// Many more operations on a small log.
 #[test]
 fn full_journals_survive() {
     cut_everywhere(&SMALL, 7, 4 * STEPS, 3);

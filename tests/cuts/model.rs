@@ -92,6 +92,9 @@ impl History {
     }
 }
 
+/// The tree, and the operation that made each file in it.
+type State = (Arc<Tree>, Arc<BTreeMap<u32, usize>>);
+
 /// The run so far.
 pub struct Model {
     pub tree: Tree,
@@ -99,7 +102,7 @@ pub struct Model {
     births: BTreeMap<u32, usize>,
     histories: BTreeMap<(u32, usize), History>,
     /// After each operation.
-    states: Vec<(Arc<Tree>, Arc<BTreeMap<u32, usize>>)>,
+    states: Vec<State>,
     /// The operation that last changed the names or attributes of an inode.
     touched: BTreeMap<u32, usize>,
     /// All of these changes, with their operations.
@@ -218,7 +221,7 @@ impl Model {
     /// A directory came or went in `dir`.
     pub fn parent(&mut self, dir: u32, links: i32) {
         let node = self.tree.nodes.get_mut(&dir).expect("a directory");
-        node.nlink = node.nlink.strict_add_signed(links);
+        node.nlink = node.nlink.checked_add_signed(links).expect("links");
     }
 
     pub fn node(&mut self, ino: u32) -> &mut Node {
