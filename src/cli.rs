@@ -34,7 +34,11 @@ pub fn main() -> ExitCode {
         Command::Mount(request) => launch::run(&request, &arguments),
         Command::Umount(request) => umount::umount(&request),
         Command::Sync { directory } => umount::sync(&directory),
-        Command::Info { source, offset, json } => info::run(&source, offset, json),
+        Command::Info {
+            source,
+            offset,
+            json,
+        } => info::run(&source, offset, json),
     };
     outcome.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
 }

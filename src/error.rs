@@ -47,22 +47,40 @@ pub struct Location {
 
 impl Location {
     pub fn inode(ino: InodeNumber) -> Self {
-        Self { inode: Some(ino), ..Self::default() }
+        Self {
+            inode: Some(ino),
+            ..Self::default()
+        }
     }
     pub fn group(group: GroupIndex) -> Self {
-        Self { group: Some(group), ..Self::default() }
+        Self {
+            group: Some(group),
+            ..Self::default()
+        }
     }
     pub fn block(block: FsBlock) -> Self {
-        Self { block: Some(block), ..Self::default() }
+        Self {
+            block: Some(block),
+            ..Self::default()
+        }
     }
     pub fn with_block(self, block: FsBlock) -> Self {
-        Self { block: Some(block), ..self }
+        Self {
+            block: Some(block),
+            ..self
+        }
     }
     pub fn with_inode(self, ino: InodeNumber) -> Self {
-        Self { inode: Some(ino), ..self }
+        Self {
+            inode: Some(ino),
+            ..self
+        }
     }
     pub fn with_offset(self, offset: u64) -> Self {
-        Self { offset: Some(offset), ..self }
+        Self {
+            offset: Some(offset),
+            ..self
+        }
     }
 }
 
@@ -81,7 +99,11 @@ impl fmt::Display for Location {
                 separator = ", ";
             }
         }
-        if separator.is_empty() { f.write_str("superblock") } else { Ok(()) }
+        if separator.is_empty() {
+            f.write_str("superblock")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -89,13 +111,30 @@ impl fmt::Display for Location {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CorruptKind {
     #[error("{what}: checksum is {found:#010x}, expected {expected:#010x}")]
-    Checksum { what: Structure, found: u32, expected: u32 },
+    Checksum {
+        what: Structure,
+        found: u32,
+        expected: u32,
+    },
     #[error("{what}: magic number is {found:#x}, expected {expected:#x}")]
-    Magic { what: Structure, found: u32, expected: u32 },
+    Magic {
+        what: Structure,
+        found: u32,
+        expected: u32,
+    },
     #[error("{what}: {field} is {found}, which is out of range")]
-    Field { what: Structure, field: &'static str, found: u64 },
+    Field {
+        what: Structure,
+        field: &'static str,
+        found: u64,
+    },
     #[error("{what}: {field} is {found}, expected {expected}")]
-    Mismatch { what: Structure, field: &'static str, found: u64, expected: u64 },
+    Mismatch {
+        what: Structure,
+        field: &'static str,
+        found: u64,
+        expected: u64,
+    },
     #[error("{what} is cut short")]
     Short { what: Structure },
     #[error("{what} points to block {block}, outside the file system or inside its metadata")]
@@ -172,9 +211,17 @@ pub enum Incompatible {
     UnknownIncompat(u32),
     #[error("feature {0} is not supported")]
     Feature(&'static str),
-    #[error("the file system has {blocks} blocks of {block_size} bytes, the device only {device} bytes: the image is truncated")]
-    Truncated { blocks: u64, block_size: u32, device: u64 },
-    #[error("blocks of {block_size} bytes are smaller than the device's sectors of {sector_size} bytes: mount it read-only")]
+    #[error(
+        "the file system has {blocks} blocks of {block_size} bytes, the device only {device} bytes: the image is truncated"
+    )]
+    Truncated {
+        blocks: u64,
+        block_size: u32,
+        device: u64,
+    },
+    #[error(
+        "blocks of {block_size} bytes are smaller than the device's sectors of {sector_size} bytes: mount it read-only"
+    )]
     SectorSize { block_size: u32, sector_size: u32 },
     #[error("the journal holds fast commits that must be replayed first: run e2fsck")]
     FastCommit,

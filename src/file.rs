@@ -66,7 +66,9 @@ impl Files {
     /// The file block that holds a byte.
     fn block_of(&self, offset: u64) -> Result<FileBlock> {
         let block = offset >> self.geo.block_bits;
-        u32::try_from(block).map(FileBlock::new).map_err(|_| Error::Posix(Posix::FBig))
+        u32::try_from(block)
+            .map(FileBlock::new)
+            .map_err(|_| Error::Posix(Posix::FBig))
     }
 
     /// The first file block that begins at or behind a byte.

@@ -167,12 +167,19 @@ impl Fs {
 
     pub(crate) fn now(&self) -> Timestamp {
         let (seconds, nanoseconds) = self.clock.wall();
-        self.storable(Timestamp { seconds, nanoseconds })
+        self.storable(Timestamp {
+            seconds,
+            nanoseconds,
+        })
     }
 
     /// The nearest time that an inode of this file system can hold.
     pub(crate) fn storable(&self, time: Timestamp) -> Timestamp {
-        if self.has_fine_times() { time.clamp_to_34_bits() } else { time.clamp_to_32_bits() }
+        if self.has_fine_times() {
+            time.clamp_to_34_bits()
+        } else {
+            time.clamp_to_32_bits()
+        }
     }
 
     /// Whether inodes have room for nanoseconds.
@@ -181,7 +188,11 @@ impl Fs {
     }
 
     pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.is_read_only() { Err(Posix::RoFs.into()) } else { Ok(()) }
+        if self.is_read_only() {
+            Err(Posix::RoFs.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// A generation for a new inode, so that a reused number is told from its last user.
@@ -220,4 +231,3 @@ pub(crate) fn check_name(name: &[u8]) -> Result<()> {
         _ => Err(Posix::NameTooLong.into()),
     }
 }
-

@@ -9,4 +9,5 @@ mod errno;
 mod ino;
 mod ioctl;
 pub mod mount;
+mod reply;
 pub mod session;

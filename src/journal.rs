@@ -96,7 +96,12 @@ impl Journal {
             wanted: Condvar::new(),
             committer: Mutex::new(
                 Rank::Drain,
-                Committer { log, checkpoints: Checkpoints::default(), active: false, clean: true },
+                Committer {
+                    log,
+                    checkpoints: Checkpoints::default(),
+                    active: false,
+                    clean: true,
+                },
             ),
             listeners: Mutex::new(Rank::Leaf, Vec::new()),
             activation: Mutex::new(Rank::Leaf, None),
@@ -119,7 +124,10 @@ impl Journal {
     /// Opens a handle for at most `credits` dirtied blocks. Waits for a transaction being locked, and commits one that is full;
     /// the caller holds at most inode locks. Handles do not nest.
     pub fn start(&self, token: &mut Token, credits: u32) -> Result<Handle<'_>> {
-        debug_assert!(credits <= self.max_credits(), "{credits} credits in one handle");
+        debug_assert!(
+            credits <= self.max_credits(),
+            "{credits} credits in one handle"
+        );
         token.renew();
         let tid = self.join(credits)?;
         Ok(Handle::new(self, tid, token.take(credits)))
@@ -164,7 +172,10 @@ impl Journal {
     /// Whether a commit of `tid` has yet to begin: it will cover what has been written to the device until now.
     pub fn is_running(&self, tid: Tid) -> bool {
         let state = self.state.lock();
-        state.running.as_ref().is_some_and(|tx| tid.is_at_or_after(tx.tid))
+        state
+            .running
+            .as_ref()
+            .is_some_and(|tx| tid.is_at_or_after(tx.tid))
     }
 
     /// Calls `done` once `tid` and everything written to the device so far is durable, without waiting; `step` makes
@@ -245,9 +256,14 @@ impl Journal {
                 done(result.clone());
             }
         }
-        if committer.log.as_ref().is_some_and(|log| log.free() < log.capacity() / 2) {
+        if committer
+            .log
+            .as_ref()
+            .is_some_and(|log| log.free() < log.capacity() / 2)
+        {
             self.state.lock().check()?;
-            let done = self.checkpoint_until(&mut committer, |log| log.free() >= log.capacity() / 4 * 3);
+            let done =
+                self.checkpoint_until(&mut committer, |log| log.free() >= log.capacity() / 4 * 3);
             self.abort_on_error(&mut committer, done)?;
         }
         Ok(())
@@ -259,11 +275,12 @@ impl Journal {
         if state.requested.is_some() || !state.flushes.is_empty() || state.stopping {
             return;
         }
-        let age = state
-            .running
-            .as_ref()
-            .map(|tx| self.interval.saturating_sub(self.clock.monotonic().saturating_sub(tx.started)));
-        self.wanted.wait_for(&mut state, age.unwrap_or(limit).min(limit));
+        let age = state.running.as_ref().map(|tx| {
+            self.interval
+                .saturating_sub(self.clock.monotonic().saturating_sub(tx.started))
+        });
+        self.wanted
+            .wait_for(&mut state, age.unwrap_or(limit).min(limit));
     }
 
     /// Wakes the committer's thread and keeps it from sleeping again.
@@ -326,7 +343,9 @@ impl Journal {
             return false;
         }
         let committed = state.committed;
-        let requested = state.requested.take_if(|tid| !committed.is_at_or_after(*tid));
+        let requested = state
+            .requested
+            .take_if(|tid| !committed.is_at_or_after(*tid));
         state.requested = None;
         let old = state
             .running

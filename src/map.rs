@@ -210,9 +210,11 @@ impl Map {
             return Ok(None);
         }
         let left = if inode.has_flag(flag::EXTENTS) {
-            self.tree(ino, inode).remove_step(handle, inode, from, to, meta)?
+            self.tree(ino, inode)
+                .remove_step(handle, inode, from, to, meta)?
         } else {
-            self.blocks(ino).remove_step(handle, inode, from, to, meta)?
+            self.blocks(ino)
+                .remove_step(handle, inode, from, to, meta)?
         };
         Ok(left.filter(|&end| end < to))
     }

@@ -43,7 +43,10 @@ pub enum Rank {
 
 impl Rank {
     fn may_repeat(self) -> bool {
-        matches!(self, Rank::Inode | Rank::BufferWrite | Rank::Group | Rank::Map)
+        matches!(
+            self,
+            Rank::Inode | Rank::BufferWrite | Rank::Group | Rank::Map
+        )
     }
 }
 
@@ -157,7 +160,10 @@ pub struct Mutex<T: ?Sized> {
 
 impl<T> Mutex<T> {
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: parking_lot::Mutex::new(value) }
+        Self {
+            rank,
+            inner: parking_lot::Mutex::new(value),
+        }
     }
 
     pub fn into_inner(self) -> T {
@@ -168,12 +174,18 @@ impl<T> Mutex<T> {
 impl<T: ?Sized> Mutex<T> {
     pub fn lock(&self) -> MutexGuard<'_, T> {
         let rank = RankToken::acquire(self.rank);
-        MutexGuard { guard: self.inner.lock(), _rank: rank }
+        MutexGuard {
+            guard: self.inner.lock(),
+            _rank: rank,
+        }
     }
 
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let guard = self.inner.try_lock()?;
-        Some(MutexGuard { guard, _rank: RankToken::acquire_untested(self.rank) })
+        Some(MutexGuard {
+            guard,
+            _rank: RankToken::acquire_untested(self.rank),
+        })
     }
 
     pub fn get_mut(&mut self) -> &mut T {
@@ -189,24 +201,36 @@ pub struct RwLock<T: ?Sized> {
 
 impl<T> RwLock<T> {
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: parking_lot::RwLock::new(value) }
+        Self {
+            rank,
+            inner: parking_lot::RwLock::new(value),
+        }
     }
 }
 
 impl<T: ?Sized> RwLock<T> {
     pub fn read(&self) -> ReadGuard<'_, T> {
         let rank = RankToken::acquire(self.rank);
-        ReadGuard { guard: self.inner.read(), _rank: rank }
+        ReadGuard {
+            guard: self.inner.read(),
+            _rank: rank,
+        }
     }
 
     pub fn write(&self) -> WriteGuard<'_, T> {
         let rank = RankToken::acquire(self.rank);
-        WriteGuard { guard: self.inner.write(), _rank: rank }
+        WriteGuard {
+            guard: self.inner.write(),
+            _rank: rank,
+        }
     }
 
     pub fn try_write(&self) -> Option<WriteGuard<'_, T>> {
         let guard = self.inner.try_write()?;
-        Some(WriteGuard { guard, _rank: RankToken::acquire_untested(self.rank) })
+        Some(WriteGuard {
+            guard,
+            _rank: RankToken::acquire_untested(self.rank),
+        })
     }
 
     pub fn get_mut(&mut self) -> &mut T {

@@ -113,7 +113,13 @@ fn everything(size: &str, options: &[&str]) {
     other_inodes(&fs, b);
     attributes(&fs, big);
     renames(&fs, a, b);
-    space(&fs, big, !options.iter().any(|o| ["ext2", "ext3", "^extent,^64bit"].contains(o)));
+    space(
+        &fs,
+        big,
+        !options
+            .iter()
+            .any(|o| ["ext2", "ext3", "^extent,^64bit"].contains(o)),
+    );
     fs.fsync_wait(big).expect("fsync");
     fs.unmount().expect("unmount");
     drop(fs);
@@ -131,7 +137,12 @@ fn data(fs: &Fs, parent: InodeNumber) -> InodeNumber {
     let big = file(fs, parent, "big");
     write(fs, big, 0, &pattern);
     write(fs, big, 1_000_001, &pattern[..5000]);
-    let read = |offset, length| fs.read(big, offset, length).expect("read").as_slice().to_vec();
+    let read = |offset, length| {
+        fs.read(big, offset, length)
+            .expect("read")
+            .as_slice()
+            .to_vec()
+    };
     assert_eq!(read(100, 5000), &pattern[100..5100]);
     assert_eq!(read(1_000_001, 5000), &pattern[..5000]);
     assert!(read(300_000, 1000).iter().all(|&b| b == 0));
@@ -156,21 +167,34 @@ fn other_inodes(fs: &Fs, parent: InodeNumber) {
     for target in [b"short".as_slice(), &long] {
         let name = [b"link".as_slice(), &target[..5]].concat();
         let new = NewNode::Symlink { target };
-        let made = fs.create(Caller::default(), parent, &name, new, 0).expect("symlink");
+        let made = fs
+            .create(Caller::default(), parent, &name, new, 0)
+            .expect("symlink");
         assert_eq!(fs.readlink(made.ino).expect("readlink"), target);
     }
-    let new = NewNode::Special { mode: 0o020_644, rdev: (1, 300) };
-    let node = fs.create(Caller::default(), parent, b"null", new, 0).expect("mknod");
+    let new = NewNode::Special {
+        mode: 0o020_644,
+        rdev: (1, 300),
+    };
+    let node = fs
+        .create(Caller::default(), parent, b"null", new, 0)
+        .expect("mknod");
     assert_eq!(node.rdev, (1, 300));
 }
 
 fn attributes(fs: &Fs, ino: InodeNumber) {
     let root = Caller::default();
     let long = vec![b'x'; 200];
-    fs.setxattr(root, ino, b"user.k", Some(b"v"), SetMode::Create).expect("setxattr");
-    fs.setxattr(root, ino, b"user.l", Some(&long), SetMode::Any).expect("setxattr");
+    fs.setxattr(root, ino, b"user.k", Some(b"v"), SetMode::Create)
+        .expect("setxattr");
+    fs.setxattr(root, ino, b"user.l", Some(&long), SetMode::Any)
+        .expect("setxattr");
     assert_eq!(fs.getxattr(ino, b"user.l").expect("getxattr"), long);
-    let set = SetAttr { size: Some(123_456), mode: Some(0o600), ..SetAttr::default() };
+    let set = SetAttr {
+        size: Some(123_456),
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
     assert_eq!(fs.setattr(root, ino, &set).expect("truncate").size, 123_456);
 }
 
@@ -180,17 +204,44 @@ fn renames(fs: &Fs, a: InodeNumber, b: InodeNumber) {
     file(fs, c, "inside");
     let into_itself = fs.rename(root, (ROOT, b"a"), (c, b"x"), RenameMode::Replace);
     assert!(into_itself.expect_err("a loop").is_posix(Posix::Inval));
-    fs.rename(root, (a, b"c"), (b, b"moved"), RenameMode::NoReplace).expect("rename");
-    fs.rename(root, (b, b"hard"), (b, b"linkshort"), RenameMode::Replace).expect("rename");
-    fs.rename(root, (ROOT, b"a"), (b, b"moved"), RenameMode::Exchange).expect("exchange");
+    fs.rename(root, (a, b"c"), (b, b"moved"), RenameMode::NoReplace)
+        .expect("rename");
+    fs.rename(root, (b, b"hard"), (b, b"linkshort"), RenameMode::Replace)
+        .expect("rename");
+    fs.rename(root, (ROOT, b"a"), (b, b"moved"), RenameMode::Exchange)
+        .expect("exchange");
 }
 
 fn space(fs: &Fs, ino: InodeNumber, extents: bool) {
     if extents {
-        fs.fallocate(Caller::default(), ino, Fallocate::Allocate, 2_000_000, 500_000, true).expect("fallocate");
-        fs.fallocate(Caller::default(), ino, Fallocate::ZeroRange, 10_000, 50_000, false).expect("zero");
+        fs.fallocate(
+            Caller::default(),
+            ino,
+            Fallocate::Allocate,
+            2_000_000,
+            500_000,
+            true,
+        )
+        .expect("fallocate");
+        fs.fallocate(
+            Caller::default(),
+            ino,
+            Fallocate::ZeroRange,
+            10_000,
+            50_000,
+            false,
+        )
+        .expect("zero");
     }
-    fs.fallocate(Caller::default(), ino, Fallocate::PunchHole, 4_000, 40_000, true).expect("punch");
+    fs.fallocate(
+        Caller::default(),
+        ino,
+        Fallocate::PunchHole,
+        4_000,
+        40_000,
+        true,
+    )
+    .expect("punch");
     let punched = fs.read(ino, 4_000, 40_000).expect("read");
     assert!(punched.as_slice().iter().all(|&b| b == 0));
 }
@@ -354,15 +405,35 @@ fn fdatasync_leaves_times_out_and_fsync_does_not() {
     let image = Image::make("16M", &["-t", "ext4"]);
     let device = FileDevice::open(&image.path, &Access::default()).expect("the image opens");
     let record = Arc::new(Record::new(Arc::new(device)));
-    let fs = Fs::mount(Arc::clone(&record) as Arc<dyn Device>, Options::default()).expect("it mounts");
+    let fs =
+        Fs::mount(Arc::clone(&record) as Arc<dyn Device>, Options::default()).expect("it mounts");
     let ino = file(&fs, ROOT, "f");
-    fs.write(ino, 0, &[1; 4096], WriteMode::default()).expect("write");
+    fs.write(ino, 0, &[1; 4096], WriteMode::default())
+        .expect("write");
     fs.fdatasync_wait(ino).expect("fdatasync");
     let of_growth = record.take();
-    assert!(of_growth.iter().filter(|&e| *e == Event::Sync).count() >= 2, "a commit");
-    let time = SetTime::At(Timestamp { seconds: 1000, nanoseconds: 0 });
-    let set = SetAttr { mtime: Some(time), ..SetAttr::default() };
-    fs.setattr(Caller { uid: 0, gid: 0, pid: 1 }, ino, &set).expect("setattr");
+    assert!(
+        of_growth.iter().filter(|&e| *e == Event::Sync).count() >= 2,
+        "a commit"
+    );
+    let time = SetTime::At(Timestamp {
+        seconds: 1000,
+        nanoseconds: 0,
+    });
+    let set = SetAttr {
+        mtime: Some(time),
+        ..SetAttr::default()
+    };
+    fs.setattr(
+        Caller {
+            uid: 0,
+            gid: 0,
+            pid: 1,
+        },
+        ino,
+        &set,
+    )
+    .expect("setattr");
     fs.fdatasync_wait(ino).expect("fdatasync");
     assert_eq!(record.take(), [Event::Sync]);
     fs.fsync_wait(ino).expect("fsync");
@@ -382,10 +453,21 @@ fn whole_blocks_are_written_side_by_side() {
         let ino = file(&fs, ROOT, "f");
         if options[1] == "ext4" {
             let range = 100 * 4096..700 * 4096;
-            fs.fallocate(Caller::default(), ino, Fallocate::Allocate, range.start, range.end - range.start, true)
-                .expect("fallocate");
+            fs.fallocate(
+                Caller::default(),
+                ino,
+                Fallocate::Allocate,
+                range.start,
+                range.end - range.start,
+                true,
+            )
+            .expect("fallocate");
         }
-        let how = WriteMode { keep_times: true, cached: true, ..WriteMode::default() };
+        let how = WriteMode {
+            keep_times: true,
+            cached: true,
+            ..WriteMode::default()
+        };
         std::thread::scope(|scope| {
             for thread in 0..THREADS {
                 let fs = &fs;
@@ -400,11 +482,17 @@ fn whole_blocks_are_written_side_by_side() {
                 });
             }
         });
-        assert_eq!(fs.getattr(ino).expect("getattr").size, (BLOCKS - 1) * 4096 + 1000);
+        assert_eq!(
+            fs.getattr(ino).expect("getattr").size,
+            (BLOCKS - 1) * 4096 + 1000
+        );
         for block in 0..BLOCKS {
             let read = fs.read(ino, block * 4096, 4096).expect("read");
             let value = (block % 251) as u8 + 1;
-            assert!(read.as_slice().iter().all(|&byte| byte == value), "block {block}");
+            assert!(
+                read.as_slice().iter().all(|&byte| byte == value),
+                "block {block}"
+            );
         }
         fs.unmount().expect("unmount");
         drop(fs);

@@ -239,8 +239,14 @@ fn times_from_1901_to_2446_survive_a_remount() {
     let mount = Mount::new(Kind::on_trial(), image.path(), &scratch.dir("mnt"), "");
     for (name, seconds, nanoseconds) in dates {
         File::create(mount.at(name)).expect("create");
-        let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
-        let times = Timestamps { last_access: time, last_modification: time };
+        let time = Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds,
+        };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
         utimensat(CWD, mount.at(name), &times, AtFlags::empty()).expect("utimensat");
     }
     mount.unmount();

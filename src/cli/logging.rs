@@ -108,7 +108,10 @@ mod tests {
         };
         let gone = "Failed to send FUSE reply: No such file or directory (os error 2)";
         assert!(drops("fuser::reply", gone));
-        assert!(!drops("fuser::reply", "Failed to send FUSE reply: Invalid argument (os error 22)"));
+        assert!(!drops(
+            "fuser::reply",
+            "Failed to send FUSE reply: Invalid argument (os error 22)"
+        ));
         assert!(!drops("uext4::fs", gone));
     }
 

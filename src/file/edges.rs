@@ -44,7 +44,12 @@ impl Files {
 
     /// Zeros the parts of `from..to` that do not fill a block; returns the rest as whole bytes ranges of blocks, `None`
     /// when there is none.
-    pub(super) fn zero_edges(&self, node: &NodeRef, from: u64, to: u64) -> Result<Option<(u64, u64)>> {
+    pub(super) fn zero_edges(
+        &self,
+        node: &NodeRef,
+        from: u64,
+        to: u64,
+    ) -> Result<Option<(u64, u64)>> {
         let inner_from = from.next_multiple_of(self.block_size());
         let inner_to = to - to % self.block_size();
         if inner_from > inner_to {
@@ -67,7 +72,8 @@ impl Files {
         let kept = size.saturating_sub(base).min(self.block_size()) as usize;
         match old {
             Some(block) if kept > 0 => {
-                self.device.read_at(block.get() << self.geo.block_bits, bytes)?;
+                self.device
+                    .read_at(block.get() << self.geo.block_bits, bytes)?;
                 bytes[kept..].fill(0);
             }
             _ => bytes.fill(0),

@@ -91,7 +91,9 @@ impl Files {
                 Mapping::Hole => self.allocate_run(token, node, at, segment.len, range.end)?,
                 _ => segment.len,
             };
-            let Some(next) = at.checked_add(len) else { break };
+            let Some(next) = at.checked_add(len) else {
+                break;
+            };
             at = next;
         }
         Ok(())
@@ -112,7 +114,15 @@ impl Files {
         let credits = self.map.insert_credits(&node.core.read()) + 3;
         let handle = self.journal.start(token, credits)?;
         let mut core = node.core.write();
-        self.map.insert(&handle, node.ino, &mut core, at, reserved.start(), len, true)?;
+        self.map.insert(
+            &handle,
+            node.ino,
+            &mut core,
+            at,
+            reserved.start(),
+            len,
+            true,
+        )?;
         self.alloc.mark(&handle, reserved, len)?;
         self.save(&handle, node, &core)?;
         Ok(len)
@@ -135,10 +145,13 @@ impl Files {
                 let credits = self.map.insert_credits(&node.core.read()) + 1;
                 let handle = self.journal.start(token, credits)?;
                 let mut core = node.core.write();
-                self.map.mark_unwritten(&handle, node.ino, &mut core, at, segment.len)?;
+                self.map
+                    .mark_unwritten(&handle, node.ino, &mut core, at, segment.len)?;
                 self.save(&handle, node, &core)?;
             }
-            let Some(next) = at.checked_add(segment.len) else { break };
+            let Some(next) = at.checked_add(segment.len) else {
+                break;
+            };
             at = next;
         }
         Ok(())

@@ -30,7 +30,8 @@ impl Files {
         let size = node.core.read().size;
         let available = size.saturating_sub(offset);
         let length = usize::try_from(available).unwrap_or(usize::MAX).min(length);
-        let head = usize::try_from(offset % self.block_size()).map_err(|_| Error::Posix(Posix::Inval))?;
+        let head =
+            usize::try_from(offset % self.block_size()).map_err(|_| Error::Posix(Posix::Inval))?;
         let blocks = (head + length).div_ceil(self.geo.block_size as usize);
         let mut buffer = self.memory.io_buffer(blocks << self.geo.block_bits);
         let mut done = 0;
@@ -46,13 +47,18 @@ impl Files {
             let piece = &mut buffer[from..to];
             match segment.mapping {
                 Mapping::Written(block) => {
-                    self.device.read_at(block.get() << self.geo.block_bits, piece)?;
+                    self.device
+                        .read_at(block.get() << self.geo.block_bits, piece)?;
                 }
                 Mapping::Hole | Mapping::Unwritten(_) | Mapping::Delayed => piece.fill(0),
             }
             done += segment.len as usize;
         }
-        Ok(ReadData { buffer, from: head, length })
+        Ok(ReadData {
+            buffer,
+            from: head,
+            length,
+        })
     }
 
     fn lookup(

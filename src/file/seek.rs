@@ -17,7 +17,13 @@ pub enum Whence {
 impl Files {
     /// The next data or hole at or behind `offset`. `has_writer`: the kernel may hold data that we do not know of, so
     /// everything counts as data. The caller holds the inode lock shared.
-    pub fn seek(&self, node: &NodeRef, offset: u64, whence: Whence, has_writer: bool) -> Result<u64> {
+    pub fn seek(
+        &self,
+        node: &NodeRef,
+        offset: u64,
+        whence: Whence,
+        has_writer: bool,
+    ) -> Result<u64> {
         let core = node.core.read();
         if has_writer {
             return Ok(match whence {
@@ -36,7 +42,9 @@ impl Files {
             if is_data == (whence == Whence::Data) {
                 return Ok((u64::from(at.get()) << self.geo.block_bits).clamp(offset, core.size));
             }
-            let Some(next) = at.checked_add(segment.len) else { break };
+            let Some(next) = at.checked_add(segment.len) else {
+                break;
+            };
             at = next;
         }
         match whence {

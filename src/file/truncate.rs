@@ -43,7 +43,13 @@ impl Files {
             core.size = size;
             edit(core);
         };
-        self.remove_blocks(token, node, self.block_from(size)?, FileBlock::MAX, &mut first)
+        self.remove_blocks(
+            token,
+            node,
+            self.block_from(size)?,
+            FileBlock::MAX,
+            &mut first,
+        )
     }
 
     /// Frees the blocks `from..to` in as many handles as it takes, the orphan list covering the gaps where blocks lie
@@ -66,7 +72,9 @@ impl Files {
                 first(&mut core);
                 begun = true;
             }
-            to = self.map.remove(&handle, node.ino, &mut core, from, end, false)?;
+            to = self
+                .map
+                .remove(&handle, node.ino, &mut core, from, end, false)?;
             let covers_tail = end == FileBlock::MAX && to.is_some();
             if covers_tail && !orphan && core.links_count > 0 {
                 self.orphans.add(&handle, node.ino, &mut core)?;
@@ -90,7 +98,9 @@ impl Files {
             let handle = self.journal.start(token, STEP_CREDITS)?;
             let mut core = node.core.write();
             core.size = if metadata { core.size } else { 0 };
-            to = self.map.remove(&handle, node.ino, &mut core, FileBlock::ZERO, end, metadata)?;
+            to = self
+                .map
+                .remove(&handle, node.ino, &mut core, FileBlock::ZERO, end, metadata)?;
             self.save(&handle, node, &core)?;
         }
         Ok(())

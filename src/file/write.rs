@@ -41,7 +41,9 @@ impl Files {
     ) -> Result<()> {
         let old_size = {
             let core = node.core.read();
-            let end = offset.checked_add(data.len() as u64).ok_or(Error::Posix(Posix::FBig))?;
+            let end = offset
+                .checked_add(data.len() as u64)
+                .ok_or(Error::Posix(Posix::FBig))?;
             if end > self.max_size(&core) {
                 return Err(Posix::FBig.into());
             }
@@ -78,7 +80,15 @@ impl Files {
         offset: u64,
         data: &[u8],
     ) -> Result<()> {
-        self.write_segments(token, node, &Job { offset, data, now: None })
+        self.write_segments(
+            token,
+            node,
+            &Job {
+                offset,
+                data,
+                now: None,
+            },
+        )
     }
 
     fn write_segments(&self, token: &mut Token, node: &NodeRef, job: &Job<'_>) -> Result<()> {
@@ -106,7 +116,11 @@ impl Files {
     ) -> Result<u32> {
         let (segment, size, _io) = {
             let core = node.core.read();
-            (self.map.lookup(node.ino, &core, at, wanted)?, core.size, node.begin_io())
+            (
+                self.map.lookup(node.ino, &core, at, wanted)?,
+                core.size,
+                node.begin_io(),
+            )
         };
         match segment.mapping {
             Mapping::Written(block) => {
@@ -121,7 +135,8 @@ impl Files {
                 if self.map.insert_credits(&core) + 1 > credits {
                     return Ok(0);
                 }
-                self.map.mark_written(&handle, node.ino, &mut core, at, segment.len)?;
+                self.map
+                    .mark_written(&handle, node.ino, &mut core, at, segment.len)?;
                 self.advance(&mut core, job, at, segment.len);
                 self.save(&handle, node, &core)?;
                 Ok(segment.len)
@@ -151,7 +166,15 @@ impl Files {
         if !is_hole || self.map.insert_credits(&core) + 3 > credits {
             return Ok(0);
         }
-        self.map.insert(&handle, node.ino, &mut core, at, reserved.start(), len, false)?;
+        self.map.insert(
+            &handle,
+            node.ino,
+            &mut core,
+            at,
+            reserved.start(),
+            len,
+            false,
+        )?;
         self.alloc.mark(&handle, reserved, len)?;
         self.advance(&mut core, job, at, len);
         self.save(&handle, node, &core)?;
@@ -210,7 +233,12 @@ impl Files {
             let index = tail / block_size;
             let start = index * block_size;
             let edge = base + start as u64;
-            self.load_edge(old(index), edge, size, &mut bytes[start..start + block_size])?;
+            self.load_edge(
+                old(index),
+                edge,
+                size,
+                &mut bytes[start..start + block_size],
+            )?;
         }
         let source = (from - job.offset) as usize;
         bytes[head..tail].copy_from_slice(&job.data[source..source + (tail - head)]);

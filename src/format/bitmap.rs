@@ -94,7 +94,9 @@ fn word(bytes: &[u8], at: u32) -> u64 {
 
 /// The lowest `count` bits.
 fn low_bits(count: u32) -> u64 {
-    1_u64.checked_shl(count).map_or(u64::MAX, |bit| bit.wrapping_sub(1))
+    1_u64
+        .checked_shl(count)
+        .map_or(u64::MAX, |bit| bit.wrapping_sub(1))
 }
 
 fn place(index: u32) -> (usize, u8) {
@@ -130,7 +132,9 @@ mod tests {
             for value in [false, true] {
                 let found = (start..bits).find(|&bit| model[bit as usize] == value);
                 assert_eq!(next(&bytes, start, bits, value), found);
-                let same = model[start as usize..end as usize].iter().all(|&bit| bit == value);
+                let same = model[start as usize..end as usize]
+                    .iter()
+                    .all(|&bit| bit == value);
                 assert_eq!(all(&bytes, start, end - start, value), same);
             }
         }

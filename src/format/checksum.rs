@@ -63,7 +63,15 @@ pub fn verify(kind: BlockKind, geo: &Geometry, block: FsBlock, bytes: &[u8]) -> 
         return fail(CorruptKind::Short { what });
     };
     let found = le32(bytes, at);
-    if found == expected { Ok(()) } else { fail(CorruptKind::Checksum { what, found, expected }) }
+    if found == expected {
+        Ok(())
+    } else {
+        fail(CorruptKind::Checksum {
+            what,
+            found,
+            expected,
+        })
+    }
 }
 
 /// Writes the block's own checksum.
@@ -90,7 +98,11 @@ pub fn inode_bitmap(geo: &Geometry, bitmap: &[u8]) -> u32 {
 fn bitmap_checksum(geo: &Geometry, bitmap: &[u8], bits: u32) -> u32 {
     let length = usize::try_from(bits >> 3).unwrap_or(0);
     let crc = crc32c(geo.csum_seed, bitmap.get(..length).unwrap_or(bitmap));
-    if geo.desc_size >= 64 { crc } else { crc & 0xffff }
+    if geo.desc_size >= 64 {
+        crc
+    } else {
+        crc & 0xffff
+    }
 }
 
 fn find(kind: BlockKind, geo: &Geometry, block: FsBlock, bytes: &[u8]) -> Option<Found> {
@@ -101,7 +113,10 @@ fn find(kind: BlockKind, geo: &Geometry, block: FsBlock, bytes: &[u8]) -> Option
             let at = max.checked_mul(12)?.checked_add(12)?;
             let body = bytes.get(..at)?;
             bytes.get(at..at.checked_add(4)?)?;
-            Some(Found { at, expected: crc32c(seed, body) })
+            Some(Found {
+                at,
+                expected: crc32c(seed, body),
+            })
         }
         BlockKind::Directory { seed } => match index_entries(bytes) {
             Some(entries) => find_index(seed, bytes, entries),
@@ -112,12 +127,18 @@ fn find(kind: BlockKind, geo: &Geometry, block: FsBlock, bytes: &[u8]) -> Option
             crc = crc32c(crc, bytes.get(..XATTR_CSUM)?);
             crc = crc32c(crc, &[0; 4]);
             crc = crc32c(crc, bytes.get(XATTR_CSUM.checked_add(4)?..)?);
-            Some(Found { at: XATTR_CSUM, expected: crc })
+            Some(Found {
+                at: XATTR_CSUM,
+                expected: crc,
+            })
         }
         BlockKind::OrphanFile { seed } => {
             let tail = bytes.len().checked_sub(ORPHAN_TAIL_SIZE)?;
             let crc = crc32c(crc32c(seed, &block.get().to_le_bytes()), bytes.get(..tail)?);
-            Some(Found { at: tail.checked_add(4)?, expected: crc })
+            Some(Found {
+                at: tail.checked_add(4)?,
+                expected: crc,
+            })
         }
     }
 }
@@ -128,7 +149,10 @@ fn find_leaf(seed: u32, bytes: &[u8]) -> Option<Found> {
     if bytes.get(tail..tail.checked_add(LEAF_TAIL.len())?)? != LEAF_TAIL {
         return None;
     }
-    Some(Found { at: tail.checked_add(8)?, expected: crc32c(seed, bytes.get(..tail)?) })
+    Some(Found {
+        at: tail.checked_add(8)?,
+        expected: crc32c(seed, bytes.get(..tail)?),
+    })
 }
 
 /// Behind the entries that there is room for: reserved word and checksum. The used entries count, then the tail with
@@ -145,7 +169,10 @@ fn find_index(seed: u32, bytes: &[u8], entries: usize) -> Option<Found> {
     let mut crc = crc32c(seed, bytes.get(..used)?);
     crc = crc32c(crc, bytes.get(tail..tail.checked_add(4)?)?);
     crc = crc32c(crc, &[0; 4]);
-    Some(Found { at: tail.checked_add(4)?, expected: crc })
+    Some(Found {
+        at: tail.checked_add(4)?,
+        expected: crc,
+    })
 }
 
 /// Where the index entries of a directory block begin; `None` for a leaf. A node's first entry spans the whole block; a
@@ -161,18 +188,30 @@ fn index_entries(bytes: &[u8]) -> Option<usize> {
         && dotdot_len == bytes.len().checked_sub(12)?
         && le32(bytes, 0x18) == 0
         && u8_at(bytes, 0x1d) == 8;
-    if is_root { plausible(bytes, ROOT_ENTRIES) } else { None }
+    if is_root {
+        plausible(bytes, ROOT_ENTRIES)
+    } else {
+        None
+    }
 }
 
 /// An empty leaf looks like a node but for the limit of its entries.
 fn plausible(bytes: &[u8], entries: usize) -> Option<usize> {
-    let room = bytes.len().checked_sub(entries)?.checked_sub(8)?.checked_div(8)?;
+    let room = bytes
+        .len()
+        .checked_sub(entries)?
+        .checked_sub(8)?
+        .checked_div(8)?;
     (usize::from(le16(bytes, entries)) == room).then_some(entries)
 }
 
 /// An entry's length; 64 KiB blocks say 0 or 65535 for all of it.
 fn rec_len(raw: u16, block_size: usize) -> usize {
-    if block_size > 0xffff && (raw == 0 || raw == 0xffff) { block_size } else { usize::from(raw) }
+    if block_size > 0xffff && (raw == 0 || raw == 0xffff) {
+        block_size
+    } else {
+        usize::from(raw)
+    }
 }
 
 fn structure(kind: BlockKind, bytes: &[u8]) -> Structure {

@@ -113,7 +113,12 @@ pub const KNOWN: &[Feature] = {
     use Treatment::{ReadOnly, ReadWrite, Refuse};
     use Word::{Compat, Incompat, RoCompat};
     const fn f(word: Word, bit: u32, name: &'static str, treatment: Treatment) -> Feature {
-        Feature { word, bit, name, treatment }
+        Feature {
+            word,
+            bit,
+            name,
+            treatment,
+        }
     }
     const NOT_WRITTEN: Treatment = ReadOnly("it is not written yet");
     &[
@@ -137,11 +142,26 @@ pub const KNOWN: &[Feature] = {
         f(Incompat, incompat::FLEX_BG, "flex_bg", ReadWrite),
         f(Incompat, incompat::EA_INODE, "ea_inode", NOT_WRITTEN),
         f(Incompat, incompat::DIRDATA, "dirdata", Refuse),
-        f(Incompat, incompat::CSUM_SEED, "metadata_csum_seed", ReadWrite),
+        f(
+            Incompat,
+            incompat::CSUM_SEED,
+            "metadata_csum_seed",
+            ReadWrite,
+        ),
         f(Incompat, incompat::LARGEDIR, "large_dir", NOT_WRITTEN),
         f(Incompat, incompat::INLINE_DATA, "inline_data", NOT_WRITTEN),
-        f(Incompat, incompat::ENCRYPT, "encrypt", ReadOnly("names and contents are encrypted")),
-        f(Incompat, incompat::CASEFOLD, "casefold", ReadOnly("names are looked up as they are")),
+        f(
+            Incompat,
+            incompat::ENCRYPT,
+            "encrypt",
+            ReadOnly("names and contents are encrypted"),
+        ),
+        f(
+            Incompat,
+            incompat::CASEFOLD,
+            "casefold",
+            ReadOnly("names are looked up as they are"),
+        ),
         f(RoCompat, ro_compat::SPARSE_SUPER, "sparse_super", ReadWrite),
         f(RoCompat, ro_compat::LARGE_FILE, "large_file", ReadWrite),
         f(RoCompat, ro_compat::BTREE_DIR, "btree_dir", ReadWrite),
@@ -151,12 +171,32 @@ pub const KNOWN: &[Feature] = {
         f(RoCompat, ro_compat::EXTRA_ISIZE, "extra_isize", ReadWrite),
         f(RoCompat, ro_compat::QUOTA, "quota", NOT_WRITTEN),
         f(RoCompat, ro_compat::BIGALLOC, "bigalloc", NOT_WRITTEN),
-        f(RoCompat, ro_compat::METADATA_CSUM, "metadata_csum", ReadWrite),
-        f(RoCompat, ro_compat::READONLY, "read-only", ReadOnly("the image asks for it")),
+        f(
+            RoCompat,
+            ro_compat::METADATA_CSUM,
+            "metadata_csum",
+            ReadWrite,
+        ),
+        f(
+            RoCompat,
+            ro_compat::READONLY,
+            "read-only",
+            ReadOnly("the image asks for it"),
+        ),
         f(RoCompat, ro_compat::PROJECT, "project", NOT_WRITTEN),
-        f(RoCompat, ro_compat::SHARED_BLOCKS, "shared_blocks", ReadOnly("files share blocks")),
+        f(
+            RoCompat,
+            ro_compat::SHARED_BLOCKS,
+            "shared_blocks",
+            ReadOnly("files share blocks"),
+        ),
         f(RoCompat, ro_compat::VERITY, "verity", NOT_WRITTEN),
-        f(RoCompat, ro_compat::ORPHAN_PRESENT, "orphan_present", ReadWrite),
+        f(
+            RoCompat,
+            ro_compat::ORPHAN_PRESENT,
+            "orphan_present",
+            ReadWrite,
+        ),
     ]
 };
 
@@ -196,14 +236,18 @@ pub fn gate(features: Features) -> Result<Access> {
         match feature.treatment {
             Treatment::ReadWrite => {}
             Treatment::ReadOnly(why) => {
-                access.reasons.push(format!("feature {}: {why}", feature.name));
+                access
+                    .reasons
+                    .push(format!("feature {}: {why}", feature.name));
             }
             Treatment::Refuse => return Err(Incompatible::Feature(feature.name).into()),
         }
     }
     let unknown = features.ro_compat & !known(Word::RoCompat);
     if unknown != 0 {
-        access.reasons.push(format!("unknown ro_compat features {unknown:#x}"));
+        access
+            .reasons
+            .push(format!("unknown ro_compat features {unknown:#x}"));
     }
     Ok(access)
 }

@@ -133,7 +133,11 @@ impl Geometry {
         let first = table.saturating_mul(self.descs_per_block);
         let last = first.saturating_add(self.descs_per_block.saturating_sub(1));
         // A meta group has its copies in its second and in its last group, whether or not these have a superblock.
-        let groups = if meta { first..=last } else { 1..=self.group_count };
+        let groups = if meta {
+            first..=last
+        } else {
+            1..=self.group_count
+        };
         groups
             .filter(move |&group| match meta {
                 true => group == first.saturating_add(1) || group == last && group > first,

@@ -43,18 +43,25 @@ impl GroupDesc {
         let what = Structure::GroupDescriptor;
         let fail = |kind| Error::corrupt(kind, Location::group(group));
         let size = usize::try_from(geo.desc_size).unwrap_or(0);
-        let bytes = bytes.get(..size).ok_or_else(|| fail(CorruptKind::Short { what }))?;
+        let bytes = bytes
+            .get(..size)
+            .ok_or_else(|| fail(CorruptKind::Short { what }))?;
         if geo.features.group_csum() {
             let (found, expected) = (le16(bytes, CHECKSUM_AT), checksum(bytes, geo, group));
             if found != expected {
                 let (found, expected) = (u32::from(found), u32::from(expected));
-                return Err(fail(CorruptKind::Checksum { what, found, expected }));
+                return Err(fail(CorruptKind::Checksum {
+                    what,
+                    found,
+                    expected,
+                }));
             }
         }
         let wide = geo.desc_size > SMALL;
         let block = |lo: usize, hi: usize| -> Result<FsBlock> {
             let raw = join(le32(bytes, lo), if wide { le32(bytes, hi) } else { 0 });
-            geo.fs_block(raw, what).map_err(|error| error.located(Location::group(group)))
+            geo.fs_block(raw, what)
+                .map_err(|error| error.located(Location::group(group)))
         };
         let count = |lo: usize, hi: usize| -> u32 {
             let hi = if wide { u32::from(le16(bytes, hi)) } else { 0 };
@@ -70,20 +77,40 @@ impl GroupDesc {
             free_blocks: count(0x0c, 0x2c),
             free_inodes: count(0x0e, 0x2e),
             used_dirs: count(0x10, 0x30),
-            flags: if geo.features.group_csum() { le16(bytes, 0x12) } else { 0 },
+            flags: if geo.features.group_csum() {
+                le16(bytes, 0x12)
+            } else {
+                0
+            },
             block_bitmap_csum: count(0x18, 0x38),
             inode_bitmap_csum: count(0x1a, 0x3a),
-            itable_unused: if geo.features.group_csum() { count(0x1c, 0x32) } else { 0 },
+            itable_unused: if geo.features.group_csum() {
+                count(0x1c, 0x32)
+            } else {
+                0
+            },
         };
         let bounds = [
-            ("bg_free_blocks_count", desc.free_blocks, geo.clusters_per_group),
-            ("bg_free_inodes_count", desc.free_inodes, geo.inodes_per_group),
+            (
+                "bg_free_blocks_count",
+                desc.free_blocks,
+                geo.clusters_per_group,
+            ),
+            (
+                "bg_free_inodes_count",
+                desc.free_inodes,
+                geo.inodes_per_group,
+            ),
             ("bg_used_dirs_count", desc.used_dirs, geo.inodes_per_group),
             ("bg_itable_unused", desc.itable_unused, geo.inodes_per_group),
         ];
         for (field, found, most) in bounds {
             if found > most {
-                return Err(fail(CorruptKind::Field { what, field, found: u64::from(found) }));
+                return Err(fail(CorruptKind::Field {
+                    what,
+                    field,
+                    found: u64::from(found),
+                }));
             }
         }
         Ok(desc)
@@ -146,7 +173,9 @@ fn checksum(bytes: &[u8], geo: &Geometry, group: GroupIndex) -> u16 {
     let size = usize::try_from(geo.desc_size).unwrap_or(0).min(bytes.len());
     let number = group.get().to_le_bytes();
     let head = bytes.get(..CHECKSUM_AT).unwrap_or(&[]);
-    let tail = bytes.get(CHECKSUM_AT.saturating_add(2)..size).unwrap_or(&[]);
+    let tail = bytes
+        .get(CHECKSUM_AT.saturating_add(2)..size)
+        .unwrap_or(&[]);
     if geo.features.metadata_csum() {
         let crc = crc32c(crc32c(geo.csum_seed, &number), head);
         let [a, b, _, _] = crc32c(crc32c(crc, &[0, 0]), tail).to_le_bytes();

@@ -121,17 +121,30 @@ impl Inode {
         let what = Structure::Inode;
         let fail = |kind| Error::corrupt(kind, Location::inode(ino));
         let size = usize::try_from(geo.inode_size).unwrap_or(0);
-        let bytes = bytes.get(..size).ok_or_else(|| fail(CorruptKind::Short { what }))?;
-        let extra_isize = if size > BASE_SIZE { le16(bytes, 0x80) } else { 0 };
+        let bytes = bytes
+            .get(..size)
+            .ok_or_else(|| fail(CorruptKind::Short { what }))?;
+        let extra_isize = if size > BASE_SIZE {
+            le16(bytes, 0x80)
+        } else {
+            0
+        };
         let room = size.saturating_sub(BASE_SIZE);
         if usize::from(extra_isize) > room || extra_isize % 4 != 0 {
             let (field, found) = ("i_extra_isize", u64::from(extra_isize));
             return Err(fail(CorruptKind::Field { what, field, found }));
         }
         if geo.features.metadata_csum() {
-            let (found, expected) = (stored_checksum(bytes, extra_isize), checksum(bytes, geo, ino));
+            let (found, expected) = (
+                stored_checksum(bytes, extra_isize),
+                checksum(bytes, geo, ino),
+            );
             if found != expected {
-                return Err(fail(CorruptKind::Checksum { what, found, expected }));
+                return Err(fail(CorruptKind::Checksum {
+                    what,
+                    found,
+                    expected,
+                }));
             }
         }
         let mode = le16(bytes, 0x00);
@@ -142,7 +155,10 @@ impl Inode {
         let flags = le32(bytes, 0x20);
         let sectors = join(le32(bytes, 0x1c), u32::from(le16(bytes, 0x74)));
         let wide = matches!(mode & mode::FMT, mode::REG | mode::DIR) || flags & flag::EA_INODE != 0;
-        let block = bytes.get(0x28..).and_then(|rest| rest.first_chunk::<60>()).copied();
+        let block = bytes
+            .get(0x28..)
+            .and_then(|rest| rest.first_chunk::<60>())
+            .copied();
         Ok(Self {
             mode,
             uid: u32::from(le16(bytes, 0x02)) | (u32::from(le16(bytes, 0x78)) << 16),
@@ -156,7 +172,10 @@ impl Inode {
             links_count: le16(bytes, 0x1a),
             blocks: blocks_from_disk(sectors, flags, geo),
             flags,
-            version: join(le32(bytes, 0x24), if has(28) { le32(bytes, 0x98) } else { 0 }),
+            version: join(
+                le32(bytes, 0x24),
+                if has(28) { le32(bytes, 0x98) } else { 0 },
+            ),
             block: block.unwrap_or([0; 60]),
             generation: le32(bytes, 0x64),
             file_acl: join(le32(bytes, 0x68), u32::from(le16(bytes, 0x76))),
@@ -189,7 +208,10 @@ impl Inode {
         put_le32(bytes, 0x20, flags);
         let (version_lo, version_hi) = split(self.version);
         put_le32(bytes, 0x24, version_lo);
-        if let Some(block) = bytes.get_mut(0x28..).and_then(|rest| rest.first_chunk_mut::<60>()) {
+        if let Some(block) = bytes
+            .get_mut(0x28..)
+            .and_then(|rest| rest.first_chunk_mut::<60>())
+        {
             *block = self.block;
         }
         put_le32(bytes, 0x64, self.generation);
@@ -248,7 +270,11 @@ impl Inode {
 
     /// A symbolic link whose target is in `block`: short, and nothing allocated but perhaps an attribute block.
     pub fn is_fast_symlink(&self, geo: &Geometry) -> bool {
-        let acl = if self.file_acl != 0 { u64::from(geo.block_size >> 9) } else { 0 };
+        let acl = if self.file_acl != 0 {
+            u64::from(geo.block_size >> 9)
+        } else {
+            0
+        };
         self.is_symlink()
             && self.size < FAST_SYMLINK_MAX
             && self.blocks <= acl
@@ -263,7 +289,10 @@ impl Inode {
             return ((old >> 8) & 0xff, old & 0xff);
         }
         let new = le32(&self.block, 4);
-        ((new & 0xf_ff00) >> 8, (new & 0xff) | ((new >> 12) & 0xf_ff00))
+        (
+            (new & 0xf_ff00) >> 8,
+            (new & 0xff) | ((new >> 12) & 0xf_ff00),
+        )
     }
 
     /// The old form where both numbers fit a byte, else the new one in the second word.
@@ -295,12 +324,19 @@ fn has_checksum_hi(bytes: &[u8], geo: &Geometry) -> bool {
 }
 
 fn stored_checksum(bytes: &[u8], extra_isize: u16) -> u32 {
-    let hi = if extra_isize >= 4 { u32::from(le16(bytes, CHECKSUM_HI)) } else { 0 };
+    let hi = if extra_isize >= 4 {
+        u32::from(le16(bytes, CHECKSUM_HI))
+    } else {
+        0
+    };
     u32::from(le16(bytes, CHECKSUM_LO)) | (hi << 16)
 }
 
 fn seed(geo: &Geometry, ino: InodeNumber, generation: u32) -> u32 {
-    crc32c(crc32c(geo.csum_seed, &ino.get().to_le_bytes()), &generation.to_le_bytes())
+    crc32c(
+        crc32c(geo.csum_seed, &ino.get().to_le_bytes()),
+        &generation.to_le_bytes(),
+    )
 }
 
 /// Over the whole inode, its checksum fields counted as zeros; 16 bits where there is no room for the upper half.
@@ -320,7 +356,11 @@ fn checksum(bytes: &[u8], geo: &Geometry, ino: InodeNumber) -> u32 {
             crc = crc32c(crc, part(CHECKSUM_HI, size));
         }
     }
-    if has_checksum_hi(bytes, geo) { crc } else { crc & 0xffff }
+    if has_checksum_hi(bytes, geo) {
+        crc
+    } else {
+        crc & 0xffff
+    }
 }
 
 /// 512-byte units, whatever the inode counts in.
@@ -329,7 +369,9 @@ fn blocks_from_disk(stored: u64, flags: u32, geo: &Geometry) -> u64 {
         return stored & 0xffff_ffff;
     }
     if flags & flag::HUGE_FILE != 0 {
-        stored.checked_shl(geo.block_bits.saturating_sub(9)).unwrap_or(u64::MAX)
+        stored
+            .checked_shl(geo.block_bits.saturating_sub(9))
+            .unwrap_or(u64::MAX)
     } else {
         stored
     }
@@ -338,7 +380,9 @@ fn blocks_from_disk(stored: u64, flags: u32, geo: &Geometry) -> u64 {
 /// What goes into `i_blocks`, and the flags that say how it counts.
 fn blocks_to_disk(blocks: u64, flags: u32, geo: &Geometry) -> (u64, u32) {
     if blocks >> 48 != 0 {
-        let stored = blocks.checked_shr(geo.block_bits.saturating_sub(9)).unwrap_or(0);
+        let stored = blocks
+            .checked_shr(geo.block_bits.saturating_sub(9))
+            .unwrap_or(0);
         return (stored, flags | flag::HUGE_FILE);
     }
     (blocks, flags & !flag::HUGE_FILE)

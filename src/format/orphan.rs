@@ -22,7 +22,11 @@ pub fn check(block: &[u8], at: FsBlock) -> Result<()> {
     if found == MAGIC {
         return Ok(());
     }
-    let kind = CorruptKind::Magic { what: Structure::OrphanFile, found, expected: MAGIC };
+    let kind = CorruptKind::Magic {
+        what: Structure::OrphanFile,
+        found,
+        expected: MAGIC,
+    };
     Err(Error::corrupt(kind, Location::block(at)))
 }
 
@@ -35,6 +39,10 @@ pub fn get(block: &[u8], slot: usize) -> Option<InodeNumber> {
 /// Fills (or with `None` frees) a slot.
 pub fn put(block: &mut [u8], slot: usize, ino: Option<InodeNumber>) {
     if slot < slots(block) {
-        put_le32(block, slot.saturating_mul(4), ino.map_or(0, InodeNumber::get));
+        put_le32(
+            block,
+            slot.saturating_mul(4),
+            ino.map_or(0, InodeNumber::get),
+        );
     }
 }

@@ -18,7 +18,10 @@ macro_rules! accessors {
         }
 
         pub fn $put(bytes: &mut [u8], at: usize, value: $int) {
-            if let Some(chunk) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<$size>()) {
+            if let Some(chunk) = bytes
+                .get_mut(at..)
+                .and_then(|rest| rest.first_chunk_mut::<$size>())
+            {
                 *chunk = value.$to();
             }
         }

@@ -109,10 +109,14 @@ impl Superblock {
     /// Checks length, magic number and checksum.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let Some(bytes) = bytes.first_chunk::<SIZE>() else {
-            let kind = CorruptKind::Short { what: Structure::Superblock };
+            let kind = CorruptKind::Short {
+                what: Structure::Superblock,
+            };
             return Err(Error::corrupt(kind, Location::default()));
         };
-        let sb = Self { bytes: Box::new(*bytes) };
+        let sb = Self {
+            bytes: Box::new(*bytes),
+        };
         if sb.s_magic() != MAGIC {
             return Err(Incompatible::NotExt4.into());
         }
@@ -128,7 +132,11 @@ impl Superblock {
             let (found, expected) = (sb.s_checksum(), sb.checksum());
             if found != expected {
                 let what = Structure::Superblock;
-                let kind = CorruptKind::Checksum { what, found, expected };
+                let kind = CorruptKind::Checksum {
+                    what,
+                    found,
+                    expected,
+                };
                 return Err(Error::corrupt(kind, Location::default()));
             }
         }
@@ -137,7 +145,9 @@ impl Superblock {
 
     /// All zeros but for the magic number, to be filled.
     pub fn new() -> Self {
-        let mut sb = Self { bytes: Box::new([0; SIZE]) };
+        let mut sb = Self {
+            bytes: Box::new([0; SIZE]),
+        };
         sb.set_s_magic(MAGIC);
         sb
     }
@@ -299,7 +309,11 @@ impl Superblock {
     }
 
     fn array<const N: usize>(&self, at: usize) -> [u8; N] {
-        self.bytes.get(at..).and_then(|rest| rest.first_chunk::<N>()).copied().unwrap_or([0; N])
+        self.bytes
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<N>())
+            .copied()
+            .unwrap_or([0; N])
     }
 
     /// Copies bytes to a place of the superblock; what lies beyond its end is left out.
@@ -319,7 +333,15 @@ impl Superblock {
     }
 
     /// Counts an error; the first one stays on record, the last one is replaced.
-    pub fn record_error(&mut self, time: i64, ino: u32, block: u64, function: &str, line: u32, code: u8) {
+    pub fn record_error(
+        &mut self,
+        time: i64,
+        ino: u32,
+        block: u64,
+        function: &str,
+        line: u32,
+        code: u8,
+    ) {
         let mut name = [0_u8; 32];
         for (to, from) in name.iter_mut().take(31).zip(function.bytes()) {
             *to = from;

@@ -20,7 +20,10 @@ impl Timestamp {
     pub fn decode(seconds: u32, extra: Option<u32>) -> Self {
         let base = i64::from(seconds.cast_signed());
         match extra {
-            None => Self { seconds: base, nanoseconds: 0 },
+            None => Self {
+                seconds: base,
+                nanoseconds: 0,
+            },
             Some(extra) => Self {
                 seconds: base.saturating_add(i64::from(extra & 3) << 32),
                 nanoseconds: (extra >> 2).min(NANOSECONDS.saturating_sub(1)),
@@ -42,12 +45,18 @@ impl Timestamp {
     pub fn clamp_to_34_bits(self) -> Self {
         let inside = self.seconds > FIRST && self.seconds < LAST;
         let nanoseconds = if inside { self.nanoseconds } else { 0 };
-        Self { seconds: self.seconds.clamp(FIRST, LAST), nanoseconds }
+        Self {
+            seconds: self.seconds.clamp(FIRST, LAST),
+            nanoseconds,
+        }
     }
 
     /// The nearest time that an inode without extra words can hold.
     pub fn clamp_to_32_bits(self) -> Self {
-        Self { seconds: self.seconds.clamp(FIRST, i64::from(i32::MAX)), nanoseconds: 0 }
+        Self {
+            seconds: self.seconds.clamp(FIRST, i64::from(i32::MAX)),
+            nanoseconds: 0,
+        }
     }
 }
 
@@ -57,8 +66,21 @@ mod tests {
 
     #[test]
     fn every_epoch_survives() {
-        for seconds in [FIRST, -1, 0, 1, i64::from(i32::MAX), 1 << 31, 1 << 32, 3 << 32, LAST] {
-            let time = Timestamp { seconds, nanoseconds: 123_456_789 };
+        for seconds in [
+            FIRST,
+            -1,
+            0,
+            1,
+            i64::from(i32::MAX),
+            1 << 31,
+            1 << 32,
+            3 << 32,
+            LAST,
+        ] {
+            let time = Timestamp {
+                seconds,
+                nanoseconds: 123_456_789,
+            };
             let (low, extra) = time.encode();
             assert_eq!(Timestamp::decode(low, Some(extra)), time);
         }
@@ -66,11 +88,33 @@ mod tests {
 
     #[test]
     fn times_out_of_range_are_clamped() {
-        let (low, extra) = Timestamp { seconds: i64::MAX, nanoseconds: 0 }.encode();
+        let (low, extra) = Timestamp {
+            seconds: i64::MAX,
+            nanoseconds: 0,
+        }
+        .encode();
         assert_eq!(Timestamp::decode(low, Some(extra)).seconds, LAST);
-        let edge = |seconds| Timestamp { seconds, nanoseconds: 5 }.clamp_to_34_bits();
-        assert_eq!(edge(i64::MIN), Timestamp { seconds: FIRST, nanoseconds: 0 });
-        assert_eq!(edge(LAST), Timestamp { seconds: LAST, nanoseconds: 0 });
+        let edge = |seconds| {
+            Timestamp {
+                seconds,
+                nanoseconds: 5,
+            }
+            .clamp_to_34_bits()
+        };
+        assert_eq!(
+            edge(i64::MIN),
+            Timestamp {
+                seconds: FIRST,
+                nanoseconds: 0
+            }
+        );
+        assert_eq!(
+            edge(LAST),
+            Timestamp {
+                seconds: LAST,
+                nanoseconds: 0
+            }
+        );
         assert_eq!(edge(LAST - 1).nanoseconds, 5);
     }
 }

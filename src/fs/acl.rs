@@ -33,7 +33,9 @@ impl Inherited {
 
     pub(crate) fn acls(&self) -> impl Iterator<Item = (&'static [u8], &[u8])> {
         let access = self.access.as_deref().map(|value| (ACCESS, value));
-        access.into_iter().chain(self.default.as_deref().map(|value| (DEFAULT, value)))
+        access
+            .into_iter()
+            .chain(self.default.as_deref().map(|value| (DEFAULT, value)))
     }
 }
 
@@ -46,17 +48,29 @@ impl Fs {
         wanted: u16,
         umask: u16,
     ) -> Result<Inherited> {
-        let plain = |permissions| Inherited { permissions, access: None, default: None };
+        let plain = |permissions| Inherited {
+            permissions,
+            access: None,
+            default: None,
+        };
         if wanted & mode::FMT == mode::LNK {
             return Ok(plain(0o777));
         }
-        let default = if self.options.acl { self.acl_of(parent, dir, DEFAULT)? } else { None };
+        let default = if self.options.acl {
+            self.acl_of(parent, dir, DEFAULT)?
+        } else {
+            None
+        };
         let Some(default) = default else {
             return Ok(plain(wanted & 0o777 & !umask));
         };
         let (permissions, access) = acl::inherit(&default, wanted & 0o777)?;
         let is_dir = wanted & mode::FMT == mode::DIR;
-        Ok(Inherited { permissions, access, default: is_dir.then_some(default) })
+        Ok(Inherited {
+            permissions,
+            access,
+            default: is_dir.then_some(default),
+        })
     }
 
     /// After a chmod: the access ACL, if there is one, says the same as the new mode.
@@ -71,7 +85,8 @@ impl Fs {
         }
         if let Some(old) = self.acl_of(ino, inode, ACCESS)? {
             let new = acl::chmod(&old, inode.mode & 0o777)?;
-            self.xattrs.set(handle, ino, inode, ACCESS, Some(&new), SetMode::Any)?;
+            self.xattrs
+                .set(handle, ino, inode, ACCESS, Some(&new), SetMode::Any)?;
         }
         Ok(())
     }

@@ -33,7 +33,11 @@ impl Attr {
         let is_device = matches!(inode.mode & FMT, BLK | CHR);
         // Lest archivers take a file in its inode for a hole.
         let is_inline = inode.is_reg() && inode.has_flag(flag::INLINE_DATA);
-        let blocks_inline = if is_inline { inode.size.div_ceil(512) } else { 0 };
+        let blocks_inline = if is_inline {
+            inode.size.div_ceil(512)
+        } else {
+            0
+        };
         Self {
             ino,
             generation: inode.generation,
@@ -48,7 +52,11 @@ impl Attr {
             mtime: inode.mtime,
             ctime: inode.ctime,
             crtime: inode.crtime,
-            rdev: if is_device { inode.device_number() } else { (0, 0) },
+            rdev: if is_device {
+                inode.device_number()
+            } else {
+                (0, 0)
+            },
         }
     }
 }

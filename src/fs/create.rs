@@ -20,11 +20,20 @@ use crate::xattr::{SetMode, Xattrs};
 /// What is to be made. Modes without the file type.
 #[derive(Clone, Copy, Debug)]
 pub enum NewNode<'a> {
-    File { mode: u16 },
-    Directory { mode: u16 },
-    Symlink { target: &'a [u8] },
+    File {
+        mode: u16,
+    },
+    Directory {
+        mode: u16,
+    },
+    Symlink {
+        target: &'a [u8],
+    },
     /// Type and permissions; the device number counts for device nodes.
-    Special { mode: u16, rdev: (u32, u32) },
+    Special {
+        mode: u16,
+        rdev: (u32, u32),
+    },
 }
 
 impl NewNode<'_> {
@@ -112,8 +121,7 @@ impl Fs {
 
     /// Without dir_nlink a directory cannot have more subdirectories than links can be counted.
     pub(crate) fn is_full_of_links(&self, dir: &Inode) -> bool {
-        dir.links_count >= LINK_MAX
-            && !self.geo.features.has_ro_compat(ro_compat::DIR_NLINK)
+        dir.links_count >= LINK_MAX && !self.geo.features.has_ro_compat(ro_compat::DIR_NLINK)
     }
 
     fn create_once(
@@ -178,7 +186,10 @@ impl Fs {
         if mapped && self.geo.features.has_incompat(incompat::EXTENTS) {
             self.files.map.init_root(&mut inode);
         }
-        if let NewNode::Special { rdev: (major, minor), .. } = new
+        if let NewNode::Special {
+            rdev: (major, minor),
+            ..
+        } = new
             && matches!(inode.mode & mode::FMT, mode::CHR | mode::BLK)
         {
             inode.set_device_number(major, minor);
@@ -206,7 +217,10 @@ impl Fs {
         }
         self.store_new(handle, ino, inode, inherited)?;
         let mut core = dir.core.write();
-        let entry = Entry { ino, file_type: FileType::of_mode(inode.mode) };
+        let entry = Entry {
+            ino,
+            file_type: FileType::of_mode(inode.mode),
+        };
         self.dirs.insert(handle, dir.ino, &mut core, name, entry)?;
         if new.is_dir() {
             add_subdirectory_link(&mut core);
@@ -225,9 +239,14 @@ impl Fs {
     ) -> Result<()> {
         self.store.create(handle, ino, inode)?;
         for (acl_name, value) in inherited.acls() {
-            self.xattrs.set(handle, ino, inode, acl_name, Some(value), SetMode::Any)?;
+            self.xattrs
+                .set(handle, ino, inode, acl_name, Some(value), SetMode::Any)?;
         }
-        if inherited.has_acls() { self.store.write(handle, ino, inode) } else { Ok(()) }
+        if inherited.has_acls() {
+            self.store.write(handle, ino, inode)
+        } else {
+            Ok(())
+        }
     }
 
     fn set_link_target(
@@ -247,7 +266,9 @@ impl Fs {
         let goal = self.alloc.inode_goal(ino);
         let privileged = self.files.is_privileged(inode);
         let block = self.alloc.new_meta_block(handle, ino, goal, privileged)?;
-        self.files.map.insert(handle, ino, inode, FileBlock::ZERO, block, 1, false)?;
+        self.files
+            .map
+            .insert(handle, ino, inode, FileBlock::ZERO, block, 1, false)?;
         let buffer = self.cache.fresh(block, BlockKind::Plain);
         let mut bytes = handle.write(&buffer)?;
         bytes[..target.len()].copy_from_slice(target);
@@ -266,7 +287,9 @@ impl Fs {
             && !inode.is_fast_symlink(&self.geo);
         if mapped {
             let all = FileBlock::ZERO..FileBlock::MAX;
-            self.files.map.undo_insert(handle, ino, &mut inode, all, true)?;
+            self.files
+                .map
+                .undo_insert(handle, ino, &mut inode, all, true)?;
         }
         if inode.file_acl != 0 {
             self.xattrs.free_all(handle, ino, &mut inode)?;
@@ -274,7 +297,11 @@ impl Fs {
         inode.links_count = 0;
         inode.size = 0;
         self.store.create(handle, ino, &inode)?;
-        self.store.set_dtime(handle, ino, u32::try_from(self.now().seconds).unwrap_or(u32::MAX))?;
+        self.store.set_dtime(
+            handle,
+            ino,
+            u32::try_from(self.now().seconds).unwrap_or(u32::MAX),
+        )?;
         self.alloc.free_inode(handle, ino, is_dir)
     }
 }

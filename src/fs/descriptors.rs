@@ -38,7 +38,9 @@ pub(super) fn from_backups(
             .take(COPIES_MAX)
             .find(|&copy| check(device.as_ref(), geo, table, copy, &mut bytes).is_ok());
         if let Some(copy) = copy {
-            notices.push(format!("{error}; using the backup at block {copy}, read-only: run e2fsck"));
+            notices.push(format!(
+                "{error}; using the backup at block {copy}, read-only: run e2fsck"
+            ));
             moved.insert(home, (copy, false));
         }
     }

@@ -32,8 +32,12 @@ const VISIBLE: u32 = flag::SECRM
 /// Flags of former times (dirty, compressed, not compressible, blocks behind the end): accepted and ignored.
 const IGNORED: u32 = 0x0040_0700;
 /// What chattr may ask for; a change of anything else that is visible is ignored.
-const SETTABLE: u32 =
-    CHANGEABLE | flag::JOURNAL_DATA | flag::EXTENTS | flag::DAX | flag::PROJINHERIT | flag::CASEFOLD;
+const SETTABLE: u32 = CHANGEABLE
+    | flag::JOURNAL_DATA
+    | flag::EXTENTS
+    | flag::DAX
+    | flag::PROJINHERIT
+    | flag::CASEFOLD;
 /// What can be changed here.
 const CHANGEABLE: u32 = flag::SECRM
     | flag::UNRM
@@ -125,9 +129,14 @@ impl Fs {
         let _token = self.memory.admit(need::GETATTR);
         let node = self.node(ino)?;
         let core = node.core.read();
-        let set = XFLAGS.iter().filter(|(_, inode_flag)| core.flags & inode_flag != 0);
+        let set = XFLAGS
+            .iter()
+            .filter(|(_, inode_flag)| core.flags & inode_flag != 0);
         let flags = set.fold(0, |flags, (xflag, _)| flags | xflag);
-        Ok(FsXattr { flags, project: core.projid })
+        Ok(FsXattr {
+            flags,
+            project: core.projid,
+        })
     }
 
     /// `FS_IOC_FSSETXATTR`; project ids need the project feature, which is mounted read-only.

@@ -40,9 +40,17 @@ impl Known {
     pub(crate) fn new(memory: &Arc<Memory>) -> Self {
         let shard = |_| {
             let charge = memory.charge(Class::Lookup, 0);
-            Mutex::new(Rank::Shard, Shard { counts: HashMap::new(), charge })
+            Mutex::new(
+                Rank::Shard,
+                Shard {
+                    counts: HashMap::new(),
+                    charge,
+                },
+            )
         };
-        Self { shards: (0..SHARDS).map(shard).collect() }
+        Self {
+            shards: (0..SHARDS).map(shard).collect(),
+        }
     }
 
     /// The kernel has been told of the inode once more. Counted before the reply is written.
@@ -52,7 +60,9 @@ impl Known {
 
     /// Takes lookups back; true when nobody knows or uses the inode any more.
     pub(crate) fn forget(&self, ino: InodeNumber, lookups: u64) -> bool {
-        self.change(ino, |counts| counts.lookups = counts.lookups.saturating_sub(lookups))
+        self.change(ino, |counts| {
+            counts.lookups = counts.lookups.saturating_sub(lookups)
+        })
     }
 
     pub(crate) fn opened(&self, ino: InodeNumber, writer: bool) {
@@ -76,7 +86,11 @@ impl Known {
     }
 
     pub(crate) fn has_writer(&self, ino: InodeNumber) -> bool {
-        self.shard(ino).lock().counts.get(&ino).is_some_and(|counts| counts.writers > 0)
+        self.shard(ino)
+            .lock()
+            .counts
+            .get(&ino)
+            .is_some_and(|counts| counts.writers > 0)
     }
 
     pub(crate) fn is_used(&self, ino: InodeNumber) -> bool {
@@ -95,7 +109,10 @@ impl Known {
     /// Applies `edit`; true when all counts are zero afterwards.
     fn change(&self, ino: InodeNumber, edit: impl FnOnce(&mut Counts)) -> bool {
         let mut shard = self.shard(ino).lock();
-        let Shard { counts: table, charge } = &mut *shard;
+        let Shard {
+            counts: table,
+            charge,
+        } = &mut *shard;
         let counts = table.entry(ino).or_default();
         edit(counts);
         let zero = counts.is_zero();

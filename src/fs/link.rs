@@ -27,7 +27,8 @@ impl Fs {
         let _dir_lock = dir.lock.write();
         let _node_lock = node.lock.write();
         self.check_may_link(&dir, &node, name)?;
-        self.files.retry_for_space(|| self.link_once(&mut token, &dir, &node, name))?;
+        self.files
+            .retry_for_space(|| self.link_once(&mut token, &dir, &node, name))?;
         self.sync_if_asked(&dir, true)?;
         self.known.looked_up(ino);
         self.attr_of(ino)
@@ -70,7 +71,16 @@ impl Fs {
         let file_type = FileType::of_mode(node.core.read().mode);
         {
             let mut core = dir.core.write();
-            self.dirs.insert(&handle, dir.ino, &mut core, name, Entry { ino: node.ino, file_type })?;
+            self.dirs.insert(
+                &handle,
+                dir.ino,
+                &mut core,
+                name,
+                Entry {
+                    ino: node.ino,
+                    file_type,
+                },
+            )?;
             (core.mtime, core.ctime) = (now, now);
             self.save(&handle, dir, &core)?;
         }
@@ -153,7 +163,11 @@ impl Fs {
         node: &NodeRef,
         core: &mut Inode,
     ) -> Result<()> {
-        core.links_count = if core.is_dir() { 0 } else { core.links_count.saturating_sub(1) };
+        core.links_count = if core.is_dir() {
+            0
+        } else {
+            core.links_count.saturating_sub(1)
+        };
         if core.links_count == 0 {
             self.reaper.add_nameless(node.ino);
             self.orphans.add(handle, node.ino, core)?;

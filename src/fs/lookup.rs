@@ -32,7 +32,9 @@ impl Fs {
         let entry = {
             let _shared = dir.lock.read();
             let core = dir.core.read();
-            self.dirs.lookup(parent, &core, name)?.ok_or(Error::Posix(Posix::NoEnt))?
+            self.dirs
+                .lookup(parent, &core, name)?
+                .ok_or(Error::Posix(Posix::NoEnt))?
         };
         let attr = self.attr_of(entry.ino)?;
         self.known.looked_up(entry.ino);
@@ -92,10 +94,15 @@ impl Fs {
 
     pub fn statfs(&self) -> StatFs {
         let counts = self.alloc.counts();
-        let available = counts.free_blocks.saturating_sub(self.superblock.reserved_blocks());
+        let available = counts
+            .free_blocks
+            .saturating_sub(self.superblock.reserved_blocks());
         StatFs {
             block_size: self.geo.block_size,
-            blocks: self.geo.blocks_count.saturating_sub(self.superblock.overhead()),
+            blocks: self
+                .geo
+                .blocks_count
+                .saturating_sub(self.superblock.overhead()),
             free: counts.free_blocks,
             available,
             files: u64::from(self.geo.inodes_count),

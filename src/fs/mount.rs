@@ -13,8 +13,8 @@ use crate::error::{Error, Incompatible, Posix, Result};
 use crate::file::Files;
 use crate::format::features::{self, compat, incompat};
 use crate::format::geometry::Geometry;
-use crate::format::superblock::{Superblock, state};
 use crate::format::inode::Inode;
+use crate::format::superblock::{Superblock, state};
 use crate::fs::descriptors;
 use crate::fs::known::Known;
 use crate::fs::reap::Reaper;
@@ -70,7 +70,11 @@ impl Fs {
     pub fn unmount(&self) -> Result<()> {
         self.stop_threads();
         if self.is_read_only() {
-            return if self.journal.is_aborted() { Err(Error::Aborted) } else { Ok(()) };
+            return if self.journal.is_aborted() {
+                Err(Error::Aborted)
+            } else {
+                Ok(())
+            };
         }
         self.known.clear();
         self.reaper.queue_all();
@@ -92,7 +96,9 @@ impl Fs {
                 Ok(()) => finished += 1,
                 // It stays on record; the others may still be finished, unless `errors=` ends all writing.
                 Err(error @ Error::Corrupt { .. }) => {
-                    self.notices.lock().push(format!("orphaned inode {ino}: {error}: run e2fsck"));
+                    self.notices
+                        .lock()
+                        .push(format!("orphaned inode {ino}: {error}: run e2fsck"));
                     self.report(&error);
                 }
                 Err(Error::Aborted) if self.is_read_only() => break,
@@ -100,7 +106,9 @@ impl Fs {
             }
         }
         if finished > 0 {
-            self.notices.lock().push(format!("{finished} orphaned inodes finished"));
+            self.notices
+                .lock()
+                .push(format!("{finished} orphaned inodes finished"));
         }
         Ok(())
     }
@@ -146,7 +154,11 @@ fn open(device: Arc<dyn Device>, options: &Options) -> Result<Opened> {
     }
     if !read_only && geo.block_size < device.sector_size() {
         let (block_size, sector_size) = (geo.block_size, device.sector_size());
-        return Err(Incompatible::SectorSize { block_size, sector_size }.into());
+        return Err(Incompatible::SectorSize {
+            block_size,
+            sector_size,
+        }
+        .into());
     }
     let mut opened = Opened {
         recovered: geo.features.has_incompat(incompat::RECOVER),
@@ -161,11 +173,15 @@ fn open(device: Arc<dyn Device>, options: &Options) -> Result<Opened> {
     if opened.geo.features.has_compat(compat::HAS_JOURNAL) && !options.no_load {
         opened.open_journal(from_backup)?;
     } else if options.no_load && opened.geo.features.has_incompat(incompat::RECOVER) {
-        opened.notices.push("read-only: the journal was not replayed (noload)".into());
+        opened
+            .notices
+            .push("read-only: the journal was not replayed (noload)".into());
         opened.read_only = true;
     }
     if opened.sb.s_state() & state::ERROR_FS != 0 {
-        opened.notices.push("the file system has recorded errors: run e2fsck".into());
+        opened
+            .notices
+            .push("the file system has recorded errors: run e2fsck".into());
     }
     Ok(opened)
 }
@@ -175,8 +191,8 @@ fn read_superblock(
     device: &dyn Device,
     notices: &mut Vec<String>,
 ) -> Result<(Superblock, Geometry, bool)> {
-    let primary = super_state::read(device)
-        .and_then(|sb| sb.geometry(device.len()).map(|geo| (sb, geo)));
+    let primary =
+        super_state::read(device).and_then(|sb| sb.geometry(device.len()).map(|geo| (sb, geo)));
     match primary {
         Ok((sb, geo)) => Ok((sb, geo, false)),
         // A valid superblock that is not for us: its backups are no better.
@@ -184,7 +200,9 @@ fn read_superblock(
         Err(error) => {
             let found = super_state::read_backup(device);
             let (sb, geo, block) = found.ok_or(error.clone())?;
-            notices.push(format!("{error}; using the backup at block {block}, read-only: run e2fsck"));
+            notices.push(format!(
+                "{error}; using the backup at block {block}, read-only: run e2fsck"
+            ));
             Ok((sb, geo, true))
         }
     }
@@ -194,7 +212,12 @@ impl Opened {
     /// Replays the journal. `in_doubt`: the superblock is a backup, which does not tell whether the journal is needed.
     fn open_journal(&mut self, in_doubt: bool) -> Result<()> {
         let errors = super_state::Errors::of(&self.sb);
-        let mut opened = recover_journal(Arc::clone(&self.device), &self.geo, self.read_only, in_doubt);
+        let mut opened = recover_journal(
+            Arc::clone(&self.device),
+            &self.geo,
+            self.read_only,
+            in_doubt,
+        );
         if let Err(Error::Corrupt { .. }) = opened
             && self.use_descriptor_backups()?
         {
@@ -206,8 +229,9 @@ impl Opened {
         if recovery.replayed {
             let (tids, blocks) = (recovery.transactions, recovery.blocks);
             let how = if self.read_only { " in memory" } else { "" };
-            self.notices
-                .push(format!("journal replayed{how}: {tids} transactions, {blocks} blocks"));
+            self.notices.push(format!(
+                "journal replayed{how}: {tids} transactions, {blocks} blocks"
+            ));
         }
         if recovery.replayed && !in_doubt {
             let mut sb = super_state::read(self.device.as_ref())?;
@@ -261,7 +285,14 @@ fn recover_journal(
         let (mut recovery, overlay) = recover::recover_read_only(Arc::clone(&device), geo, &map)?;
         // Without the flag the log is stale, whatever it says.
         recovery.replayed &= needs_recovery;
-        (if recovery.replayed { Arc::new(overlay) } else { device }, recovery)
+        (
+            if recovery.replayed {
+                Arc::new(overlay)
+            } else {
+                device
+            },
+            recovery,
+        )
     };
     // It goes over to the superblock; the journal's is written again when its tail moves.
     let mut settled = recovery.clone();
@@ -279,7 +310,10 @@ fn foundation(
         let device = Arc::clone(&opened.device);
         let cache = BlockCache::new(device, Arc::clone(&opened.geo), Arc::clone(memory));
         let reserved_blocks = opened.sb.s_r_blocks_count();
-        let settings = Settings { reserved_blocks, read_only: opened.read_only };
+        let settings = Settings {
+            reserved_blocks,
+            read_only: opened.read_only,
+        };
         let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(memory), settings)?;
         Ok((cache, alloc))
     };
@@ -296,9 +330,16 @@ fn read_orphans(
     store: &Arc<InodeStore>,
     map: &Arc<Map>,
 ) -> Result<Orphans> {
-    match Orphans::new(Arc::clone(cache), Arc::clone(store), Arc::clone(map), &opened.sb) {
+    match Orphans::new(
+        Arc::clone(cache),
+        Arc::clone(store),
+        Arc::clone(map),
+        &opened.sb,
+    ) {
         Err(error @ Error::Corrupt { .. }) => {
-            opened.notices.push(format!("read-only: {error}: run e2fsck"));
+            opened
+                .notices
+                .push(format!("read-only: {error}: run e2fsck"));
             opened.read_only = true;
             opened.log = None;
             Ok(Orphans::none(Arc::clone(cache), Arc::clone(store)))
@@ -313,23 +354,31 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let orphans = Arc::new(read_orphans(&mut opened, &cache, &store, &map)?);
-    let Opened { device, sb, geo, log, journal_runs, read_only, recovered, notices } = opened;
+    let Opened {
+        device,
+        sb,
+        geo,
+        log,
+        journal_runs,
+        read_only,
+        recovered,
+        notices,
+    } = opened;
     options.read_only = read_only;
     alloc.protect(&journal_runs);
     let interval = options.commit_interval;
+    let seed = generation_seed(clock.as_ref());
     let journal = Journal::new(Arc::clone(&cache), Arc::clone(&clock), log, interval);
     journal.listen(Arc::clone(&alloc) as Arc<_>);
-    let journal_blocks = journal_runs.iter().map(|&(_, len)| u64::from(len)).sum();
-    let superblock = SuperblockState::new(&sb, Arc::clone(&cache), journal_blocks);
+    let superblock = superblock_state(&sb, &cache, &journal_runs);
     let xattrs = Arc::new(Xattrs::new(
         Arc::clone(&cache),
         Arc::clone(&alloc),
         Arc::clone(&store),
         Arc::clone(&map),
     ));
-    let inline = Arc::clone(&xattrs);
     let dirs = Directories::new(Arc::clone(&cache), Arc::clone(&map), Arc::clone(&alloc))
-        .with_inline(Arc::new(SystemData(inline)));
+        .with_inline(Arc::new(SystemData(Arc::clone(&xattrs))));
     let table = InodeTable::new(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&alloc));
     let reaper = Arc::new(Reaper::new());
     let files = Files {
@@ -344,10 +393,8 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         reserved_for: (sb.def_resuid(), sb.def_resgid()),
         pending: Arc::clone(&reaper) as Arc<_>,
     };
-    let policy = options.errors.unwrap_or_else(|| policy_of(&sb));
-    let (seconds, nanoseconds) = clock.wall();
-    let seed = (seconds as u32) ^ nanoseconds.rotate_left(7);
     let known = Known::new(&memory);
+    let policy = options.errors.unwrap_or_else(|| policy_of(&sb));
     let fs = Arc::new(Fs {
         device,
         geo,
@@ -377,8 +424,24 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     if recovered {
         fs.journal.set_unclean();
     }
-    fs.journal.set_activation(Arc::new(Activate(Arc::downgrade(&fs))));
+    fs.journal
+        .set_activation(Arc::new(Activate(Arc::downgrade(&fs))));
     Ok(fs)
+}
+
+fn superblock_state(
+    sb: &Superblock,
+    cache: &Arc<BlockCache>,
+    journal: &[(FsBlock, u32)],
+) -> SuperblockState {
+    let blocks = journal.iter().map(|&(_, len)| u64::from(len)).sum();
+    SuperblockState::new(sb, Arc::clone(cache), blocks)
+}
+
+/// Where the generations of new inodes begin: somewhere else at each mount.
+fn generation_seed(clock: &dyn Clock) -> u32 {
+    let (seconds, nanoseconds) = clock.wall();
+    (seconds as u32) ^ nanoseconds.rotate_left(7)
 }
 
 fn policy_of(sb: &Superblock) -> ErrorPolicy {
@@ -410,4 +473,3 @@ impl Activation for Activate {
         }
     }
 }
-

@@ -9,7 +9,10 @@ use crate::memory::Need;
 use crate::xattr::Xattrs;
 
 const fn frames(frames: u32) -> Need {
-    Need { frames, bytes: 4096 }
+    Need {
+        frames,
+        bytes: 4096,
+    }
 }
 
 /// Credits for a change of a file's map in the worst case, with inode, data bitmap and descriptor.

@@ -38,17 +38,27 @@ impl Fs {
                 // A removed directory has not even "." any more.
                 return Ok(());
             }
-            self.dirs.read(ino, &core, cookie, &mut |cookie, entry: Entry, name| {
-                let is_dot = name == b"." || name == b"..";
-                let attr = if attributes && !is_dot { self.attr_of(entry.ino).ok() } else { None };
-                let item =
-                    DirItem { ino: entry.ino, file_type: entry.file_type, name, cookie, attr };
-                let taken = sink(&item);
-                if taken && attr.is_some() {
-                    self.known.looked_up(entry.ino);
-                }
-                taken
-            })?;
+            self.dirs
+                .read(ino, &core, cookie, &mut |cookie, entry: Entry, name| {
+                    let is_dot = name == b"." || name == b"..";
+                    let attr = if attributes && !is_dot {
+                        self.attr_of(entry.ino).ok()
+                    } else {
+                        None
+                    };
+                    let item = DirItem {
+                        ino: entry.ino,
+                        file_type: entry.file_type,
+                        name,
+                        cookie,
+                        attr,
+                    };
+                    let taken = sink(&item);
+                    if taken && attr.is_some() {
+                        self.known.looked_up(entry.ino);
+                    }
+                    taken
+                })?;
         }
         self.touch_atime(&mut token, &dir);
         Ok(())

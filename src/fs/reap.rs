@@ -41,7 +41,11 @@ const MANY: usize = 256;
 
 impl Reaper {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(Rank::Shard, State::default()), wake: Condvar::new(), idle: Condvar::new() }
+        Self {
+            state: Mutex::new(Rank::Shard, State::default()),
+            wake: Condvar::new(),
+            idle: Condvar::new(),
+        }
     }
 
     /// The inode has lost its last name (or its truncation was cut off); it stands on the orphan list.

@@ -23,12 +23,17 @@ pub enum RenameMode {
     NoReplace,
     Exchange,
     /// Leaves a whiteout (character device 0:0) under the old name; with `no_replace` as well.
-    Whiteout { no_replace: bool },
+    Whiteout {
+        no_replace: bool,
+    },
 }
 
 impl RenameMode {
     fn forbids_replacing(self) -> bool {
-        matches!(self, RenameMode::NoReplace | RenameMode::Whiteout { no_replace: true })
+        matches!(
+            self,
+            RenameMode::NoReplace | RenameMode::Whiteout { no_replace: true }
+        )
     }
 }
 
@@ -61,8 +66,14 @@ impl Fs {
         let _rename = self.rename_lock.lock();
         let (from_dir, to_dir) = (self.directory(parent)?, self.directory(new_parent)?);
         let _parents = self.lock_parents(&from_dir, &to_dir)?;
-        let from = End { dir: NodeRef::clone(&from_dir), name };
-        let to = End { dir: NodeRef::clone(&to_dir), name: new_name };
+        let from = End {
+            dir: NodeRef::clone(&from_dir),
+            name,
+        };
+        let to = End {
+            dir: NodeRef::clone(&to_dir),
+            name: new_name,
+        };
         let source = self.find(&from)?.ok_or(Error::Posix(Posix::NoEnt))?;
         let target = self.find(&to)?;
         if let Some(target) = &target
@@ -71,10 +82,16 @@ impl Fs {
         {
             return Ok(());
         }
-        let moved = Move { from, to, source, target };
+        let moved = Move {
+            from,
+            to,
+            source,
+            target,
+        };
         let _children = lock_children(&moved);
         self.check_rename(&moved, mode)?;
-        self.files.retry_for_space(|| self.rename_once(&mut token, caller, &moved, mode))?;
+        self.files
+            .retry_for_space(|| self.rename_once(&mut token, caller, &moved, mode))?;
         if let Some(target) = &moved.target {
             self.reap_if_unused(target);
         }
@@ -83,16 +100,14 @@ impl Fs {
     }
 
     fn find(&self, end: &End<'_>) -> Result<Option<NodeRef>> {
-        let entry = self.dirs.lookup(end.dir.ino, &end.dir.core.read(), end.name)?;
+        let entry = self
+            .dirs
+            .lookup(end.dir.ino, &end.dir.core.read(), end.name)?;
         entry.map(|entry| self.node(entry.ino)).transpose()
     }
 
     /// Locks one or two directories: an ancestor first, else by number.
-    fn lock_parents<'a>(
-        &self,
-        a: &'a NodeRef,
-        b: &'a NodeRef,
-    ) -> Result<Vec<WriteGuard<'a, ()>>> {
+    fn lock_parents<'a>(&self, a: &'a NodeRef, b: &'a NodeRef) -> Result<Vec<WriteGuard<'a, ()>>> {
         if a.ino == b.ino {
             return Ok(vec![a.lock.write()]);
         }
@@ -128,7 +143,12 @@ impl Fs {
     }
 
     fn check_rename(&self, moved: &Move<'_>, mode: RenameMode) -> Result<()> {
-        let Move { from, to, source, target } = moved;
+        let Move {
+            from,
+            to,
+            source,
+            target,
+        } = moved;
         for end in [from, to] {
             let core = end.dir.core.read();
             if core.has_flag(flag::IMMUTABLE) {
@@ -147,9 +167,7 @@ impl Fs {
         if to.dir.core.read().links_count == 0 {
             return Err(Posix::NoEnt.into());
         }
-        if source_is_dir
-            && (to.dir.ino == source.ino || self.is_ancestor(source.ino, &to.dir)?)
-        {
+        if source_is_dir && (to.dir.ino == source.ino || self.is_ancestor(source.ino, &to.dir)?) {
             return Err(Posix::Inval.into());
         }
         let Some(target) = target else {
@@ -192,7 +210,11 @@ impl Fs {
         mode: RenameMode,
     ) -> Result<()> {
         let inserts = self.dirs.insert_credits(&moved.to.dir.core.read());
-        let whiteout = if matches!(mode, RenameMode::Whiteout { .. }) { Xattrs::CREDITS } else { 0 };
+        let whiteout = if matches!(mode, RenameMode::Whiteout { .. }) {
+            Xattrs::CREDITS
+        } else {
+            0
+        };
         // Beside the new name: the whiteout, both directories, both inodes, the old name, "..", the orphan record.
         let credits = inserts + 16 + whiteout;
         let handle = self.journal.start(token, credits)?;
@@ -210,7 +232,12 @@ impl Fs {
         moved: &Move<'_>,
         mode: RenameMode,
     ) -> Result<()> {
-        let Move { from, to, source, target } = moved;
+        let Move {
+            from,
+            to,
+            source,
+            target,
+        } = moved;
         let now = self.now();
         let (source_entry, source_is_dir) = entry_of(source);
         let whiteout = match mode {
@@ -221,13 +248,15 @@ impl Fs {
         {
             let mut core = to.dir.core.write();
             if target.is_some() {
-                self.dirs.replace(handle, to.dir.ino, &mut core, to.name, source_entry)?;
+                self.dirs
+                    .replace(handle, to.dir.ino, &mut core, to.name, source_entry)?;
                 if source_is_dir && !crosses {
                     drop_subdirectory_link(&mut core);
                 }
             } else {
                 let inserted =
-                    self.dirs.insert(handle, to.dir.ino, &mut core, to.name, source_entry);
+                    self.dirs
+                        .insert(handle, to.dir.ino, &mut core, to.name, source_entry);
                 if let Err(error) = inserted {
                     if let Some((ino, inode)) = whiteout {
                         self.undo_create(handle, ino, inode, false)?;
@@ -245,11 +274,16 @@ impl Fs {
             let mut core = from.dir.core.write();
             match whiteout {
                 Some((ino, _)) => {
-                    let entry = Entry { ino, file_type: FileType::CharDevice };
-                    self.dirs.replace(handle, from.dir.ino, &mut core, from.name, entry)?;
+                    let entry = Entry {
+                        ino,
+                        file_type: FileType::CharDevice,
+                    };
+                    self.dirs
+                        .replace(handle, from.dir.ino, &mut core, from.name, entry)?;
                 }
                 None => {
-                    self.dirs.remove(handle, from.dir.ino, &mut core, from.name)?;
+                    self.dirs
+                        .remove(handle, from.dir.ino, &mut core, from.name)?;
                 }
             }
             if source_is_dir && crosses {
@@ -280,14 +314,24 @@ impl Fs {
         if let Some(parent) = new_parent
             && core.is_dir()
         {
-            let entry = Entry { ino: parent, file_type: FileType::Directory };
-            self.dirs.replace(handle, node.ino, &mut core, b"..", entry)?;
+            let entry = Entry {
+                ino: parent,
+                file_type: FileType::Directory,
+            };
+            self.dirs
+                .replace(handle, node.ino, &mut core, b"..", entry)?;
         }
         self.save(handle, node, &core)
     }
 
     fn exchange(&self, handle: &Handle<'_>, moved: &Move<'_>) -> Result<()> {
-        let Move { from, to, source, target: Some(target) } = moved else {
+        let Move {
+            from,
+            to,
+            source,
+            target: Some(target),
+        } = moved
+        else {
             return Err(Posix::NoEnt.into());
         };
         let now = self.now();
@@ -321,7 +365,10 @@ impl Fs {
         caller: Caller,
         dir: &NodeRef,
     ) -> Result<(InodeNumber, Inode)> {
-        let new = NewNode::Special { mode: mode::CHR, rdev: (0, 0) };
+        let new = NewNode::Special {
+            mode: mode::CHR,
+            rdev: (0, 0),
+        };
         let core = dir.core.read();
         let inherited = self.inherit(dir.ino, &core, new.mode(), 0)?;
         let ino = self.alloc.new_inode(handle, dir.ino, false)?;
@@ -338,7 +385,10 @@ impl Fs {
 /// The directory entry that leads to a node, and whether it is a directory.
 fn entry_of(node: &NodeRef) -> (Entry, bool) {
     let core = node.core.read();
-    let entry = Entry { ino: node.ino, file_type: FileType::of_mode(core.mode) };
+    let entry = Entry {
+        ino: node.ino,
+        file_type: FileType::of_mode(core.mode),
+    };
     (entry, core.is_dir())
 }
 

@@ -80,7 +80,8 @@ impl Fs {
                 self.chmod_acl(&handle, ino, &mut core)?;
             }
             if capability {
-                self.xattrs.set(&handle, ino, &mut core, CAPABILITY, None, SetMode::Any)?;
+                self.xattrs
+                    .set(&handle, ino, &mut core, CAPABILITY, None, SetMode::Any)?;
             }
             if set.only_times() {
                 self.store.write(&handle, ino, &core)?;

@@ -9,8 +9,8 @@ use crate::device::Device;
 use crate::error::{Error, Location, Result};
 use crate::format::checksum::BlockKind;
 use crate::format::features::{compat, incompat, ro_compat};
-use crate::format::superblock::{self, Superblock, state};
 use crate::format::geometry::Geometry;
+use crate::format::superblock::{self, Superblock, state};
 use crate::fs::Fs;
 use crate::ids::FsBlock;
 use crate::memory::Class;
@@ -204,6 +204,9 @@ fn overhead(geo: &Geometry) -> u64 {
     let first = u64::from(geo.first_data_block);
     // Most groups of a large file system have no backup; their cost is the same.
     let plain = 2 + u64::from(geo.itable_blocks);
-    let bases: u64 = geo.groups().map(|group| u64::from(geo.base_meta_blocks(group))).sum();
+    let bases: u64 = geo
+        .groups()
+        .map(|group| u64::from(geo.base_meta_blocks(group)))
+        .sum();
     first + u64::from(geo.group_count) * plain + bases
 }

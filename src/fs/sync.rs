@@ -32,7 +32,11 @@ impl Fs {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
-        let change = if data_only { node.last_data_change() } else { node.last_change() };
+        let change = if data_only {
+            node.last_data_change()
+        } else {
+            node.last_change()
+        };
         self.journal.when_durable(change, done);
     }
 
@@ -43,7 +47,11 @@ impl Fs {
         if let Some(tid) = tid {
             self.journal.commit(tid)?;
         }
-        if covered { Ok(()) } else { self.journal.flush() }
+        if covered {
+            Ok(())
+        } else {
+            self.journal.flush()
+        }
     }
 
     /// fsync that waits; for callers without FUSE.
@@ -79,13 +87,21 @@ impl Fs {
         let flags = node.core.read().flags;
         let by_mount = self.options.sync || (names && self.options.dirsync);
         let by_inode = flags & flag::SYNC != 0 || (names && flags & flag::DIRSYNC != 0);
-        if by_mount || by_inode { self.sync_node(node) } else { Ok(()) }
+        if by_mount || by_inode {
+            self.sync_node(node)
+        } else {
+            Ok(())
+        }
     }
 
     /// Everything that was changed so far is durable when it returns.
     pub fn sync_all(&self) -> Result<()> {
         if self.is_read_only() {
-            return if self.journal.is_aborted() { Err(Error::Aborted) } else { Ok(()) };
+            return if self.journal.is_aborted() {
+                Err(Error::Aborted)
+            } else {
+                Ok(())
+            };
         }
         self.journal.commit_running()?;
         self.journal.flush()

@@ -74,8 +74,15 @@ impl Fs {
         length: usize,
     ) -> Result<Vec<u8>> {
         let mut bytes = self.xattrs.inline_data(ino, core)?.unwrap_or_default();
-        bytes.resize(usize::try_from(core.size).unwrap_or(0).min(self.geo.inode_size as usize), 0);
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        bytes.resize(
+            usize::try_from(core.size)
+                .unwrap_or(0)
+                .min(self.geo.inode_size as usize),
+            0,
+        );
+        let from = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         let to = from.saturating_add(length).min(bytes.len());
         Ok(bytes[from..to].to_vec())
     }
@@ -160,7 +167,8 @@ impl Fs {
         let mut core = node.core.write();
         clear_privileges(caller, &mut core);
         if has_capability {
-            self.xattrs.set(&handle, node.ino, &mut core, CAPABILITY, None, SetMode::Any)?;
+            self.xattrs
+                .set(&handle, node.ino, &mut core, CAPABILITY, None, SetMode::Any)?;
         }
         self.save(&handle, node, &core)
     }
@@ -197,7 +205,8 @@ impl Fs {
             if caller.uid != 0 {
                 self.kill_privileges(&mut token, caller, &node)?;
             }
-            self.files.fallocate(&mut token, &node, mode, offset..end, keep_size)?;
+            self.files
+                .fallocate(&mut token, &node, mode, offset..end, keep_size)?;
         }
         self.sync_if_asked(&node, false)
     }
@@ -217,6 +226,7 @@ impl Fs {
                 };
             }
         }
-        self.files.seek(&node, offset, whence, self.known.has_writer(ino))
+        self.files
+            .seek(&node, offset, whence, self.known.has_writer(ino))
     }
 }

@@ -66,7 +66,11 @@ impl Fs {
     fn check_xattr_enabled(&self, name: &[u8]) -> Result<()> {
         let acl = name.starts_with(b"system.posix_acl_") && !self.options.acl;
         let user = name.starts_with(b"user.") && !self.options.user_xattr;
-        if acl || user { Err(Posix::OpNotSupp.into()) } else { Ok(()) }
+        if acl || user {
+            Err(Posix::OpNotSupp.into())
+        } else {
+            Ok(())
+        }
     }
 
     fn check_setxattr(&self, node: &NodeRef, name: &[u8]) -> Result<()> {
@@ -115,7 +119,9 @@ impl Fs {
             _ => value,
         };
         let is_acl = name == ACCESS || name == DEFAULT;
-        let result = self.xattrs.set(&handle, node.ino, &mut changed, name, stored, how);
+        let result = self
+            .xattrs
+            .set(&handle, node.ino, &mut changed, name, stored, how);
         match result {
             // Removing an ACL that is not there is no error.
             Err(error) if is_acl && stored.is_none() && error.is_posix(Posix::NoData) => {}

@@ -4,120 +4,25 @@
 //! Invariants: names and attributes may be cached for ever, since nobody else changes them; FSYNC's reply is parked with the
 //! transaction, so that no worker sleeps for a commit.
 
-use crate::error::{Error, Posix, Result};
+use crate::error::{Posix, Result};
 use crate::file::{Fallocate, Whence};
-use crate::fs::{Attr, Caller, Fs, NewNode, RenameMode, SetAttr, WriteMode};
+use crate::fs::{NewNode, RenameMode, SetAttr, WriteMode};
 use crate::fuse::errno::errno;
+use crate::fuse::reply::{Adapter, FOREVER, caller, is_writer, no_entry};
 use crate::fuse::{convert, ino, ioctl, session};
 use crate::ids::InodeNumber;
 use crate::xattr::SetMode;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-
-/// How long the kernel may believe what we told it.
-const FOREVER: Duration = Duration::from_secs(24 * 3600);
-
-pub(super) struct Adapter {
-    fs: Arc<Fs>,
-    max_write: u32,
-}
-
-impl Adapter {
-    pub(super) fn new(fs: Arc<Fs>, max_write: u32) -> Self {
-        Self { fs, max_write }
-    }
-
-    /// Reports what failed and says it in errno.
-    fn fail(&self, error: &Error) -> Errno {
-        self.fs.report(error);
-        errno(error)
-    }
-
-    fn entry(&self, reply: ReplyEntry, result: Result<Attr>) {
-        match result {
-            Ok(attr) => {
-                let generation = convert::generation(&attr);
-                reply.entry(&FOREVER, &convert::file_attr(&attr), generation);
-            }
-            Err(error) => reply.error(self.fail(&error)),
-        }
-    }
-
-    fn attr(&self, reply: ReplyAttr, result: Result<Attr>) {
-        match result {
-            Ok(attr) => reply.attr(&FOREVER, &convert::file_attr(&attr)),
-            Err(error) => reply.error(self.fail(&error)),
-        }
-    }
-
-    fn empty(&self, reply: ReplyEmpty, result: Result<()>) {
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.fail(&error)),
-        }
-    }
-
-    /// An attribute's value or its size, whichever was asked for.
-    fn xattr(&self, reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
-        match result {
-            Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-            Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-            Ok(value) => reply.data(&value),
-            Err(error) => reply.error(self.fail(&error)),
-        }
-    }
-
-    fn make(
-        &self,
-        request: &Request,
-        (parent, name): (INodeNo, &OsStr),
-        new: NewNode<'_>,
-        umask: u32,
-    ) -> Result<Attr> {
-        let umask = (umask & 0o777) as u16;
-        self.fs.create(caller(request), ino::from_fuse(parent), name.as_bytes(), new, umask)
-    }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
-}
-
-fn is_writer(flags: OpenFlags) -> bool {
-    flags.acc_mode() != OpenAccMode::O_RDONLY
-}
-
-/// A name that is known not to exist.
-fn no_entry() -> FileAttr {
-    let nothing = SystemTime::UNIX_EPOCH;
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: nothing,
-        mtime: nothing,
-        ctime: nothing,
-        crtime: nothing,
-        kind: fuser::FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
+use std::time::SystemTime;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
@@ -169,7 +74,10 @@ impl Filesystem for Adapter {
             mtime: mtime.map(convert::set_time),
             ctime: ctime.map(convert::from_system_time),
         };
-        self.attr(reply, self.fs.setattr(caller(request), ino::from_fuse(node), &set));
+        self.attr(
+            reply,
+            self.fs.setattr(caller(request), ino::from_fuse(node), &set),
+        );
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
@@ -192,7 +100,10 @@ impl Filesystem for Adapter {
         let mode = (mode & 0o17_7777) as u16;
         let new = match mode & 0o17_0000 {
             0 | 0o10_0000 => NewNode::File { mode },
-            _ => NewNode::Special { mode, rdev: convert::decode_dev(rdev) },
+            _ => NewNode::Special {
+                mode,
+                rdev: convert::decode_dev(rdev),
+            },
         };
         self.entry(reply, self.make(request, (parent, name), new, umask));
     }
@@ -206,16 +117,24 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let new = NewNode::Directory { mode: (mode & 0o7777) as u16 };
+        let new = NewNode::Directory {
+            mode: (mode & 0o7777) as u16,
+        };
         self.entry(reply, self.make(request, (parent, name), new, umask));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(reply, self.fs.unlink(ino::from_fuse(parent), name.as_bytes()));
+        self.empty(
+            reply,
+            self.fs.unlink(ino::from_fuse(parent), name.as_bytes()),
+        );
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(reply, self.fs.rmdir(ino::from_fuse(parent), name.as_bytes()));
+        self.empty(
+            reply,
+            self.fs.rmdir(ino::from_fuse(parent), name.as_bytes()),
+        );
     }
 
     fn symlink(
@@ -226,7 +145,9 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let new = NewNode::Symlink { target: target.as_os_str().as_bytes() };
+        let new = NewNode::Symlink {
+            target: target.as_os_str().as_bytes(),
+        };
         self.entry(reply, self.make(request, (parent, name), new, 0));
     }
 
@@ -267,13 +188,19 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let parent = ino::from_fuse(parent);
-        self.entry(reply, self.fs.link(ino::from_fuse(node), parent, name.as_bytes()));
+        self.entry(
+            reply,
+            self.fs.link(ino::from_fuse(node), parent, name.as_bytes()),
+        );
     }
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let append = flags.0 & libc::O_APPEND != 0;
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        match self.fs.open(ino::from_fuse(node), is_writer(flags), append, truncate) {
+        match self
+            .fs
+            .open(ino::from_fuse(node), is_writer(flags), append, truncate)
+        {
             Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
             Err(error) => reply.error(self.fail(&error)),
         }
@@ -374,11 +301,13 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let result = self.fs.readdir(ino::from_fuse(node), offset, false, &mut |item| {
-            let name = OsStr::from_bytes(item.name);
-            let kind = convert::kind(item.file_type);
-            !reply.add(ino::to_fuse(item.ino), item.cookie, kind, name)
-        });
+        let result = self
+            .fs
+            .readdir(ino::from_fuse(node), offset, false, &mut |item| {
+                let name = OsStr::from_bytes(item.name);
+                let kind = convert::kind(item.file_type);
+                !reply.add(ino::to_fuse(item.ino), item.cookie, kind, name)
+            });
         match result {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(self.fail(&error)),
@@ -393,19 +322,32 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let result = self.fs.readdir(ino::from_fuse(node), offset, true, &mut |item| {
-            let name = OsStr::from_bytes(item.name);
-            let (attr, generation) = match &item.attr {
-                Some(attr) => (convert::file_attr(attr), convert::generation(attr)),
-                None => {
-                    let is_dot = item.name == b"." || item.name == b"..";
-                    let ino = if is_dot { ino::to_fuse(item.ino) } else { INodeNo(0) };
-                    let kind = convert::kind(item.file_type);
-                    (FileAttr { ino, kind, ..no_entry() }, Generation(0))
-                }
-            };
-            !reply.add(attr.ino, item.cookie, name, &FOREVER, &attr, generation)
-        });
+        let result = self
+            .fs
+            .readdir(ino::from_fuse(node), offset, true, &mut |item| {
+                let name = OsStr::from_bytes(item.name);
+                let (attr, generation) = match &item.attr {
+                    Some(attr) => (convert::file_attr(attr), convert::generation(attr)),
+                    None => {
+                        let is_dot = item.name == b"." || item.name == b"..";
+                        let ino = if is_dot {
+                            ino::to_fuse(item.ino)
+                        } else {
+                            INodeNo(0)
+                        };
+                        let kind = convert::kind(item.file_type);
+                        (
+                            FileAttr {
+                                ino,
+                                kind,
+                                ..no_entry()
+                            },
+                            Generation(0),
+                        )
+                    }
+                };
+                !reply.add(attr.ino, item.cookie, name, &FOREVER, &attr, generation)
+            });
         match result {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(self.fail(&error)),
@@ -426,7 +368,16 @@ impl Filesystem for Adapter {
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
         let s = self.fs.statfs();
         let (bsize, namelen) = (s.block_size, s.name_max);
-        reply.statfs(s.blocks, s.free, s.available, s.files, s.free_files, bsize, namelen, bsize);
+        reply.statfs(
+            s.blocks,
+            s.free,
+            s.available,
+            s.files,
+            s.free_files,
+            bsize,
+            namelen,
+            bsize,
+        );
     }
 
     fn setxattr(
@@ -450,7 +401,11 @@ impl Filesystem for Adapter {
             },
         };
         let (ino, name) = (ino::from_fuse(node), name.as_bytes());
-        self.empty(reply, self.fs.setxattr(caller(request), ino, name, Some(value), how));
+        self.empty(
+            reply,
+            self.fs
+                .setxattr(caller(request), ino, name, Some(value), how),
+        );
     }
 
     fn getxattr(
@@ -461,16 +416,26 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
-        self.xattr(reply, size, self.fs.getxattr(ino::from_fuse(node), name.as_bytes()));
+        self.xattr(
+            reply,
+            size,
+            self.fs.getxattr(ino::from_fuse(node), name.as_bytes()),
+        );
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        self.xattr(reply, size, self.fs.listxattr(caller(request), ino::from_fuse(node)));
+        self.xattr(
+            reply,
+            size,
+            self.fs.listxattr(caller(request), ino::from_fuse(node)),
+        );
     }
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (ino, name) = (ino::from_fuse(node), name.as_bytes());
-        let removed = self.fs.setxattr(caller(request), ino, name, None, SetMode::Replace);
+        let removed = self
+            .fs
+            .setxattr(caller(request), ino, name, None, SetMode::Replace);
         self.empty(reply, removed);
     }
 
@@ -484,13 +449,14 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let new = NewNode::File { mode: (mode & 0o7777) as u16 };
+        let new = NewNode::File {
+            mode: (mode & 0o7777) as u16,
+        };
         match self.make(request, (parent, name), new, umask) {
             Ok(attr) => {
                 let ino: InodeNumber = attr.ino;
                 self.fs.opened(ino, is_writer(OpenFlags(flags)));
-                let (generation, keep) =
-                    (convert::generation(&attr), FopenFlags::FOPEN_KEEP_CACHE);
+                let (generation, keep) = (convert::generation(&attr), FopenFlags::FOPEN_KEEP_CACHE);
                 let attr = convert::file_attr(&attr);
                 reply.created(&FOREVER, &attr, generation, FileHandle(0), keep);
             }
@@ -535,7 +501,9 @@ impl Filesystem for Adapter {
         };
         let ino = ino::from_fuse(node);
         let keep_size = mode & KEEP != 0;
-        let done = self.fs.fallocate(caller(request), ino, what, offset, length, keep_size);
+        let done = self
+            .fs
+            .fallocate(caller(request), ino, what, offset, length, keep_size);
         self.empty(reply, done);
     }
 

@@ -56,7 +56,8 @@ fn to_system_time(time: Timestamp) -> SystemTime {
         UNIX_EPOCH.checked_add(whole)
     };
     let fraction = Duration::from_nanos(u64::from(time.nanoseconds));
-    base.and_then(|base| base.checked_add(fraction)).unwrap_or(UNIX_EPOCH)
+    base.and_then(|base| base.checked_add(fraction))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 /// A time that fuser made from the kernel's seconds and nanoseconds: before 1970 it subtracts both.
@@ -85,7 +86,10 @@ fn encode_dev(major: u32, minor: u32) -> u32 {
 }
 
 pub(super) fn decode_dev(dev: u32) -> (u32, u32) {
-    ((dev & 0xf_ff00) >> 8, (dev & 0xff) | ((dev >> 12) & 0xf_ff00))
+    (
+        (dev & 0xf_ff00) >> 8,
+        (dev & 0xff) | ((dev >> 12) & 0xf_ff00),
+    )
 }
 
 #[cfg(test)]
@@ -103,9 +107,15 @@ mod tests {
     fn times_before_1970_come_as_the_kernel_sent_them() {
         // The kernel's -2 s and 0.25 s, as fuser 0.18 turns them into a SystemTime.
         let sent = UNIX_EPOCH - Duration::new(2, 250_000_000);
-        let expected = Timestamp { seconds: -2, nanoseconds: 250_000_000 };
+        let expected = Timestamp {
+            seconds: -2,
+            nanoseconds: 250_000_000,
+        };
         assert_eq!(from_system_time(sent), expected);
         // On the way out fuser counts rightly.
-        assert_eq!(to_system_time(expected), UNIX_EPOCH - Duration::new(1, 750_000_000));
+        assert_eq!(
+            to_system_time(expected),
+            UNIX_EPOCH - Duration::new(1, 750_000_000)
+        );
     }
 }

@@ -9,7 +9,10 @@ use fuser::Errno;
 pub(super) fn errno(error: &Error) -> Errno {
     match error {
         Error::Io(io) => io_errno(io.source.raw_os_error()),
-        Error::Corrupt { kind: CorruptKind::Checksum { .. }, .. } => Errno::from_i32(libc::EBADMSG),
+        Error::Corrupt {
+            kind: CorruptKind::Checksum { .. },
+            ..
+        } => Errno::from_i32(libc::EBADMSG),
         Error::Corrupt { .. } => Errno::from_i32(libc::EUCLEAN),
         Error::Incompatible(_) => Errno::EOPNOTSUPP,
         Error::Aborted => Errno::EROFS,
@@ -63,7 +66,11 @@ mod tests {
     fn corruption_is_told_from_a_wrong_checksum() {
         let what = Structure::Inode;
         let at = Location::default();
-        let checksum = CorruptKind::Checksum { what, found: 1, expected: 2 };
+        let checksum = CorruptKind::Checksum {
+            what,
+            found: 1,
+            expected: 2,
+        };
         let short = CorruptKind::Short { what };
         assert_eq!(errno(&Error::corrupt(checksum, at)).code(), libc::EBADMSG);
         assert_eq!(errno(&Error::corrupt(short, at)).code(), libc::EUCLEAN);

@@ -8,7 +8,11 @@ use crate::ids::InodeNumber;
 use fuser::INodeNo;
 
 pub(super) fn to_fuse(ino: InodeNumber) -> INodeNo {
-    if ino == InodeNumber::ROOT { INodeNo::ROOT } else { INodeNo(u64::from(ino.get())) }
+    if ino == InodeNumber::ROOT {
+        INodeNo::ROOT
+    } else {
+        INodeNo(u64::from(ino.get()))
+    }
 }
 
 /// Numbers that no inode can have become 0, which is never found.
@@ -28,7 +32,10 @@ mod tests {
     fn the_root_is_exchanged_both_ways() {
         assert_eq!(to_fuse(InodeNumber::ROOT), INodeNo(1));
         assert_eq!(from_fuse(INodeNo(1)), InodeNumber::ROOT);
-        assert_eq!(from_fuse(to_fuse(InodeNumber::new(12))), InodeNumber::new(12));
+        assert_eq!(
+            from_fuse(to_fuse(InodeNumber::new(12))),
+            InodeNumber::new(12)
+        );
         assert_eq!(from_fuse(INodeNo(1 << 40)), InodeNumber::ZERO);
     }
 }

@@ -43,7 +43,10 @@ pub(super) fn run(
             Ok(out)
         }
         FSSETXATTR => {
-            let set = FsXattr { flags: word_at(input, 0)?, project: word_at(input, 12)? };
+            let set = FsXattr {
+                flags: word_at(input, 0)?,
+                project: word_at(input, 12)?,
+            };
             fs.set_fs_xattr(caller, ino, set)?;
             Ok(Vec::new())
         }
@@ -58,6 +61,9 @@ fn word(value: u32, out_size: u32) -> Vec<u8> {
 }
 
 fn word_at(input: &[u8], at: usize) -> Result<u32> {
-    let bytes = input.get(at..).and_then(|rest| rest.first_chunk::<4>()).ok_or(Posix::Inval)?;
+    let bytes = input
+        .get(at..)
+        .and_then(|rest| rest.first_chunk::<4>())
+        .ok_or(Posix::Inval)?;
     Ok(u32::from_ne_bytes(*bytes))
 }

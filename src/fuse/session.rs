@@ -5,7 +5,7 @@
 //! works as root.
 
 use crate::fs::Fs;
-use crate::fuse::adapter::Adapter;
+use crate::fuse::reply::Adapter;
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -62,6 +62,10 @@ pub(super) fn configure(config: &mut KernelConfig, fs: &Fs, max_write: u32) {
     }
     let _ = config.set_max_write(max_write);
     let _ = config.set_max_background(MAX_BACKGROUND);
-    let granularity = if fs.has_fine_times() { Duration::from_nanos(1) } else { Duration::from_secs(1) };
+    let granularity = if fs.has_fine_times() {
+        Duration::from_nanos(1)
+    } else {
+        Duration::from_secs(1)
+    };
     let _ = config.set_time_granularity(granularity);
 }

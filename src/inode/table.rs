@@ -54,7 +54,8 @@ const CHANGED: u64 = 1 << 32;
 
 impl LastChange {
     fn set(&self, tid: Tid) {
-        self.0.store(CHANGED | u64::from(tid.get()), Ordering::Release);
+        self.0
+            .store(CHANGED | u64::from(tid.get()), Ordering::Release);
     }
 
     fn get(&self) -> Option<Tid> {
@@ -163,11 +164,20 @@ impl InodeTable {
             .collect();
         let shards = Arc::new(shards);
         let frame_size = memory.frame_size() as usize;
-        let shrinker: Arc<dyn Shrinker> =
-            Arc::new(Unreferenced { shards: Arc::downgrade(&shards), frame_size });
+        let shrinker: Arc<dyn Shrinker> = Arc::new(Unreferenced {
+            shards: Arc::downgrade(&shards),
+            frame_size,
+        });
         memory.register(Arc::clone(&shrinker));
         let nodes = usize::try_from(memory.cap() / SHARE).unwrap_or(usize::MAX) / NODE_BYTES;
-        Self { store, memory, alloc, shards, limit: (nodes / SHARDS).max(8), _shrinker: shrinker }
+        Self {
+            store,
+            memory,
+            alloc,
+            shards,
+            limit: (nodes / SHARDS).max(8),
+            _shrinker: shrinker,
+        }
     }
 
     /// The in-memory inode, loaded on demand. No handle may be open. Stale when it is free on disk.
@@ -263,7 +273,8 @@ impl Shard {
         self.hand.push_back(node.ino);
         if self.hand.len() > 2 * self.nodes.len() + 64 {
             let mut seen = HashSet::new();
-            self.hand.retain(|ino| self.nodes.contains_key(ino) && seen.insert(*ino));
+            self.hand
+                .retain(|ino| self.nodes.contains_key(ino) && seen.insert(*ino));
         }
     }
 
@@ -280,19 +291,18 @@ impl Shard {
 
     /// Takes up to `wanted` nodes out that nobody refers to and that `may_go`, in two turns of the clock: the first takes
     /// second chances away.
-    fn sweep(
-        &mut self,
-        wanted: usize,
-        victims: &mut Vec<NodeRef>,
-        may_go: impl Fn(&Node) -> bool,
-    ) {
+    fn sweep(&mut self, wanted: usize, victims: &mut Vec<NodeRef>, may_go: impl Fn(&Node) -> bool) {
         let goal = victims.len() + wanted;
         for _ in 0..2 * self.hand.len() {
             if victims.len() == goal {
                 break;
             }
-            let Some(ino) = self.hand.pop_front() else { break };
-            let Some(node) = self.nodes.get(&ino) else { continue };
+            let Some(ino) = self.hand.pop_front() else {
+                break;
+            };
+            let Some(node) = self.nodes.get(&ino) else {
+                continue;
+            };
             let in_use = Arc::strong_count(node) > 1;
             if in_use || node.referenced.swap(false, Ordering::Relaxed) || !may_go(node) {
                 self.hand.push_back(ino);

@@ -36,8 +36,12 @@ impl Checkpoints {
             self.remove(buffer.block());
             self.list_of.insert(buffer.block(), tid);
         }
-        let blocks = blocks.into_iter().map(|(b, s)| (b.block(), (b, s))).collect();
-        self.oldest_first.push_back(Checkpoint { tid, first, blocks });
+        let blocks = blocks
+            .into_iter()
+            .map(|(b, s)| (b.block(), (b, s)))
+            .collect();
+        self.oldest_first
+            .push_back(Checkpoint { tid, first, blocks });
     }
 
     pub(super) fn remove(&mut self, block: FsBlock) {
@@ -61,7 +65,12 @@ impl Journal {
         committer: &mut Committer,
         enough: impl Fn(&Log) -> bool,
     ) -> Result<()> {
-        let Committer { log: Some(log), checkpoints, .. } = committer else {
+        let Committer {
+            log: Some(log),
+            checkpoints,
+            ..
+        } = committer
+        else {
             return Ok(());
         };
         while !log.is_empty() && !enough(log) {

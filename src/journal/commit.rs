@@ -63,12 +63,20 @@ impl Journal {
         }
         let tx = state.running.take();
         let frozen = tx.map(|tx| {
-            let mut blocks: Vec<_> =
-                tx.buffers.into_values().map(|buffer| (Arc::clone(&buffer), buffer.snapshot())).collect();
+            let mut blocks: Vec<_> = tx
+                .buffers
+                .into_values()
+                .map(|buffer| (Arc::clone(&buffer), buffer.snapshot()))
+                .collect();
             blocks.sort_unstable_by_key(|(buffer, _)| buffer.block());
             let mut revoked: Vec<_> = tx.revoked.into_iter().collect();
             revoked.sort_unstable();
-            Frozen { tid: tx.tid, blocks, revoked, forgotten: tx.forgotten.into_iter().collect() }
+            Frozen {
+                tid: tx.tid,
+                blocks,
+                revoked,
+                forgotten: tx.forgotten.into_iter().collect(),
+            }
         });
         state.locked = false;
         self.changed.notify_all();
@@ -86,18 +94,20 @@ impl Journal {
             device.sync()?;
             return Ok(None);
         }
-        let needed = committer
-            .log
-            .as_ref()
-            .map_or(0, |log| log.blocks_for(frozen.blocks.len(), frozen.revoked.len()));
+        let needed = committer.log.as_ref().map_or(0, |log| {
+            log.blocks_for(frozen.blocks.len(), frozen.revoked.len())
+        });
         self.checkpoint_until(committer, |log| log.free() >= needed)?;
         let Some(log) = &mut committer.log else {
             return Ok(None);
         };
         let first = log.begin(device.as_ref(), frozen.tid)?;
         log.write_revokes(device.as_ref(), &self.memory, frozen.tid, &frozen.revoked)?;
-        let blocks: Vec<(FsBlock, &Snapshot)> =
-            frozen.blocks.iter().map(|(buffer, bytes)| (buffer.block(), bytes)).collect();
+        let blocks: Vec<(FsBlock, &Snapshot)> = frozen
+            .blocks
+            .iter()
+            .map(|(buffer, bytes)| (buffer.block(), bytes))
+            .collect();
         log.write_blocks(device.as_ref(), &self.memory, frozen.tid, &blocks)?;
         device.sync()?;
         log.write_commit(device.as_ref(), &self.memory, frozen.tid, self.clock.wall())?;

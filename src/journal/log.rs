@@ -65,7 +65,10 @@ impl Log {
         let mut superblock = recovery.superblock.clone();
         let mut features = superblock.feature_incompat() | incompat::REVOKE;
         features &= !(incompat::ASYNC_COMMIT | incompat::CSUM_V2 | incompat::CSUM_V3);
-        if geo.features.has_incompat(crate::format::features::incompat::BIT64) {
+        if geo
+            .features
+            .has_incompat(crate::format::features::incompat::BIT64)
+        {
             features |= incompat::BIT64;
         }
         if geo.features.metadata_csum() {
@@ -94,7 +97,11 @@ impl Log {
 
     /// Where the journal lies on the volume: first blocks and lengths.
     pub fn runs(&self) -> Vec<(FsBlock, u32)> {
-        self.map.runs().iter().map(|run| (run.start, run.len)).collect()
+        self.map
+            .runs()
+            .iter()
+            .map(|run| (run.start, run.len))
+            .collect()
     }
 
     pub fn next_tid(&self) -> Tid {
@@ -208,10 +215,21 @@ impl Log {
         tid: Tid,
         (seconds, nanoseconds): (i64, u32),
     ) -> Result<()> {
-        debug_assert!(self.layout.checksums != Checksums::V1, "v1 is never written");
+        debug_assert!(
+            self.layout.checksums != Checksums::V1,
+            "v1 is never written"
+        );
         let mut frame = self.zeroed(memory);
-        let time = Timestamp { seconds, nanoseconds };
-        Commit { tid, time, crc: None }.write_to(&mut frame, &self.layout);
+        let time = Timestamp {
+            seconds,
+            nanoseconds,
+        };
+        Commit {
+            tid,
+            time,
+            crc: None,
+        }
+        .write_to(&mut frame, &self.layout);
         self.append(device, &[Piece::Own(frame)], None)?;
         self.last = tid;
         Ok(())
@@ -252,7 +270,11 @@ impl Log {
     }
 
     fn distance(&self, from: LogPosition, to: LogPosition) -> u32 {
-        if to >= from { to - from } else { (self.end - from) + (to - self.first) }
+        if to >= from {
+            to - from
+        } else {
+            (self.end - from) + (to - self.first)
+        }
     }
 
     fn zeroed(&self, memory: &Arc<Memory>) -> Frame {
@@ -279,8 +301,10 @@ impl Log {
                 return Err(Error::Aborted);
             }
             let (now, later) = rest.split_at(count);
-            let mut slices: Vec<IoSlice<'_>> =
-                now.iter().map(|piece| IoSlice::new(piece.bytes())).collect();
+            let mut slices: Vec<IoSlice<'_>> = now
+                .iter()
+                .map(|piece| IoSlice::new(piece.bytes()))
+                .collect();
             if later.is_empty() && count < room && self.free() > count as u32 {
                 slices.extend(place.map(IoSlice::new));
             }

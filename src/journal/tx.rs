@@ -47,7 +47,11 @@ impl State {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        if self.aborted.is_some() { Err(Error::Aborted) } else { Ok(()) }
+        if self.aborted.is_some() {
+            Err(Error::Aborted)
+        } else {
+            Ok(())
+        }
     }
 
     /// The running transaction, begun if there is none.
@@ -56,19 +60,25 @@ impl State {
         if self.running.is_none() {
             self.next = next.next();
         }
-        self.running.get_or_insert_with(|| Transaction::new(next, now))
+        self.running
+            .get_or_insert_with(|| Transaction::new(next, now))
     }
 
     pub(super) fn request(&mut self, tid: Tid) {
-        if self.requested.is_none_or(|requested| tid.is_after(requested)) {
+        if self
+            .requested
+            .is_none_or(|requested| tid.is_after(requested))
+        {
             self.requested = Some(tid);
         }
     }
 
     /// Those who wait for `tid` or earlier.
     pub(super) fn take_waiters(&mut self, tid: Tid) -> Vec<Waiter> {
-        let (ready, rest): (Vec<_>, Vec<_>) =
-            self.waiters.drain(..).partition(|(wanted, _)| tid.is_at_or_after(*wanted));
+        let (ready, rest): (Vec<_>, Vec<_>) = self
+            .waiters
+            .drain(..)
+            .partition(|(wanted, _)| tid.is_at_or_after(*wanted));
         self.waiters = rest;
         ready.into_iter().map(|(_, waiter)| waiter).collect()
     }
@@ -109,14 +119,18 @@ impl Transaction {
     /// Blocks that are or may yet be in it. Revokes are small: 500 and more to a block.
     pub(super) fn load(&self) -> u32 {
         let blocks = self.buffers.len() + self.revoked.len() / 128;
-        u32::try_from(blocks).unwrap_or(u32::MAX).saturating_add(self.reserved)
+        u32::try_from(blocks)
+            .unwrap_or(u32::MAX)
+            .saturating_add(self.reserved)
     }
 
     /// Adds a block; returns whether it is new here.
     pub(super) fn add(&mut self, block: FsBlock, buffer: &BufferRef) -> bool {
         self.revoked.remove(&block);
         self.forgotten.remove(&block);
-        self.buffers.insert(block, BufferRef::clone(buffer)).is_none()
+        self.buffers
+            .insert(block, BufferRef::clone(buffer))
+            .is_none()
     }
 
     pub(super) fn forget(&mut self, block: FsBlock) {

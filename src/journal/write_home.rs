@@ -14,12 +14,13 @@ const RUN_MAX: usize = 256;
 
 impl Journal {
     pub(super) fn write_home(&self, blocks: &[(BufferRef, Snapshot)]) -> Result<()> {
-        let mut sorted: Vec<(FsBlock, &Snapshot)> =
-            blocks.iter().map(|(buffer, bytes)| (buffer.block(), bytes)).collect();
+        let mut sorted: Vec<(FsBlock, &Snapshot)> = blocks
+            .iter()
+            .map(|(buffer, bytes)| (buffer.block(), bytes))
+            .collect();
         sorted.sort_unstable_by_key(|(block, _)| *block);
-        let follows = |a: &(FsBlock, &Snapshot), b: &(FsBlock, &Snapshot)| {
-            a.0.checked_add(1) == Some(b.0)
-        };
+        let follows =
+            |a: &(FsBlock, &Snapshot), b: &(FsBlock, &Snapshot)| a.0.checked_add(1) == Some(b.0);
         for run in sorted.chunk_by(follows) {
             for piece in run.chunks(RUN_MAX) {
                 let slices: Vec<IoSlice<'_>> =

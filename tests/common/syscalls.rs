@@ -427,9 +427,7 @@ impl Side {
                 atime,
                 mtime,
                 follow,
-            } => {
-                self.utimens(path, *atime, *mtime, at_flags(*follow))
-            }
+            } => self.utimens(path, *atime, *mtime, at_flags(*follow)),
             Call::Truncate { path, size } => {
                 let flags = OFlags::WRONLY | OFlags::NONBLOCK;
                 let file = sys::openat(CWD, self.at(path), flags, Mode::empty())?;
