@@ -428,7 +428,6 @@ fn inline_data_is_hidden_and_readable() {
 }
 
 #[test]
-#[ignore = "mounts: needs root and a loop device"]
 fn the_kernel_and_we_read_the_same() {
     for options in VARIANTS {
         let image = Image::new(options);
@@ -483,7 +482,6 @@ fn the_kernel_and_we_read_the_same() {
 }
 
 #[test]
-#[ignore = "mounts: needs root and a loop device"]
 fn values_in_inodes_of_their_own_are_read() {
     let image = Image::new(&["-b", "4096", "-O", "ea_inode"]);
     let ino = image.inode_number("f");

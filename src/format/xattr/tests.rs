@@ -315,7 +315,6 @@ fn attributes_of_ours_pass_e2fsck() {
 }
 
 #[test]
-#[ignore = "mounts: needs root and a loop device"]
 fn attributes_of_the_kernel_are_read() {
     let mut image = Image::with(|path| {
         let point = path.parent().unwrap().join("mnt");

@@ -708,7 +708,6 @@ fn written_by_the_kernel(options: &[&str], mount: &str) -> Image {
 }
 
 #[test]
-#[ignore = "mounts: needs root and a loop device"]
 fn the_kernels_journals_are_replayed_as_by_e2fsck() {
     for (options, mount) in [
         (&["4096"][..], "rw"),
