@@ -63,19 +63,21 @@ fn pjdfstest(remount: bool, patterns: &[&str]) -> Outcome {
         PJDFSTEST.replace("REMOUNT", &remount.to_string()),
     )
     .expect("config");
-    let mut command = Command::new(tool("pjdfstest"));
+    // Remounting goes through mount(8), whose helper looks for our program in the system's own directories: here in a mount
+    // namespace of the suite's.
+    let programs = scratch.dir("sbin");
+    std::fs::copy(env!("CARGO_BIN_EXE_uext4"), programs.join("uext4")).expect("the program");
+    let mut command = Command::new("unshare");
     command
+        .args(["-m", "bash", "-c"])
+        .arg("mount --bind \"$0\" /usr/local/sbin && exec \"$@\"")
+        .arg(&programs)
+        .arg(tool("pjdfstest"))
         .arg("-c")
         .arg(scratch.file("pjdfstest.toml"))
         .arg("-p")
         .arg(mount.path())
         .args(["-s", "/dev/shm"]);
-    // Remounting goes through mount(8), whose helper looks for the daemon's program.
-    let programs = Path::new(env!("CARGO_BIN_EXE_uext4"))
-        .parent()
-        .expect("a directory");
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", programs.display()));
     let outcome = attempt_with(Duration::from_secs(480), command.args(patterns));
     mount.unmount();
     judge::clean(&image);

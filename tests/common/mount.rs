@@ -199,11 +199,23 @@ impl Mount {
         self.watchdog = None;
     }
 
-    fn finish(&mut self) -> Result<(), String> {
-        let outcome = match self.kind {
+    fn unmount_once(&self) -> super::command::Outcome {
+        match self.kind {
             Kind::Uext4 => attempt!(UEXT4, "umount", self.dir),
             Kind::Kernel | Kind::Fuse2fs => attempt!("umount", "-i", self.dir),
-        };
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), String> {
+        let mut outcome = self.unmount_once();
+        // A child of another test holds our descriptors from its fork to its exec.
+        for _ in 0..50 {
+            if outcome.ok() || !outcome.stderr.contains("busy") {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            outcome = self.unmount_once();
+        }
         if !outcome.ok() {
             return Err(format!("{}\n--- log\n{}", outcome.describe(), self.log()));
         }
