@@ -44,7 +44,13 @@ fn judge(options: &Options, kernel: bool) {
         .arg(&mount))
     .unwrap_or_else(|text| panic!("{text}"));
     let written = write_tree(&mount);
-    run(Command::new("umount").arg(&mount)).unwrap_or_else(|text| panic!("{text}"));
+    run(Command::new("sh")
+        .args([
+            "-c",
+            "for i in 1 2 3 4 5 6 7 8 9; do umount \"$0\" && exit; sleep 0.3; done; exit 1",
+        ])
+        .arg(&mount))
+    .unwrap_or_else(|text| panic!("{text}"));
     written.unwrap();
     e2fsck(&image);
 }

@@ -66,7 +66,12 @@ impl Image {
             .arg(&self.path)
             .arg(&point));
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&point)));
-        run(Command::new("umount").arg(&point));
+        run(Command::new("sh")
+            .args([
+                "-c",
+                "for i in 1 2 3 4 5 6 7 8 9; do umount \"$0\" && exit; sleep 0.3; done; exit 1",
+            ])
+            .arg(&point));
         done.unwrap();
     }
 

@@ -168,7 +168,14 @@ impl<'a> Mounted<'a> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let status = Command::new("umount").arg(self.0).status().unwrap();
+        let status = Command::new("sh")
+            .args([
+                "-c",
+                "for i in 1 2 3 4 5 6 7 8 9; do umount \"$0\" && exit; sleep 0.3; done; exit 1",
+            ])
+            .arg(self.0)
+            .status()
+            .unwrap();
         assert!(status.success() || std::thread::panicking());
     }
 }

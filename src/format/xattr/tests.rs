@@ -338,7 +338,12 @@ fn attributes_of_the_kernel_are_read() {
         run(Command::new("setfattr")
             .args(["-n", "user.empty"])
             .arg(&file));
-        run(Command::new("umount").arg(&point));
+        run(Command::new("sh")
+            .args([
+                "-c",
+                "for i in 1 2 3 4 5 6 7 8 9; do umount \"$0\" && exit; sleep 0.3; done; exit 1",
+            ])
+            .arg(&point));
     });
     let block = parse_block(image.block()).unwrap();
     let mut all = parse_inode(image.inode()).unwrap();

@@ -702,7 +702,15 @@ fn written_by_the_kernel(options: &[&str], mount: &str) -> Image {
         File::open(&dir).unwrap().sync_all().unwrap();
     }
     let copy = image.copy("dirty");
-    run(Command::new("umount").arg(&point), &[0]);
+    run(
+        Command::new("sh")
+            .args([
+                "-c",
+                "for i in 1 2 3 4 5 6 7 8 9; do umount \"$0\" && exit; sleep 0.3; done; exit 1",
+            ])
+            .arg(&point),
+        &[0],
+    );
     image.path = copy;
     image
 }
