@@ -36,14 +36,19 @@ fn a_loop_device_with_sectors_of_4k() {
     filled(&scratch, device.path());
 }
 
-/// A loop device over the partition's bytes: unlike `losetup -P`, it needs no partition tables in the kernel.
 #[test]
 fn a_partition_by_its_node() {
     let scratch = Scratch::new();
     let image = partitioned(&scratch);
-    let device = LoopDevice::attach(image.path(), &["-o", OFFSET]);
-    run!("mke2fs", "-q", "-F", "-t", "ext4", device.path());
-    filled(&scratch, device.path());
+    let device = LoopDevice::attach(image.path(), &[]);
+    let partition = device.first_partition();
+    run!("mke2fs", "-q", "-F", "-t", "ext4", partition);
+    let table = image.sectors(0, 2048);
+    filled(&scratch, &partition);
+    assert!(
+        table == image.sectors(0, 2048),
+        "bytes before the partition were changed"
+    );
 }
 
 #[test]

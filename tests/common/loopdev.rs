@@ -24,7 +24,17 @@ impl LoopDevice {
         &self.path
     }
 
+    /// The node of the first partition. partx(8) reads the table, so that a kernel which knows none does, too.
+    pub fn first_partition(&self) -> PathBuf {
+        run!("partx", "-u", self.path);
+        PathBuf::from(format!("{}p1", self.path.display()))
+    }
+
     fn detach(&self) -> bool {
+        let partition = format!("{}p1", self.path.display());
+        if Path::new(&partition).exists() {
+            attempt!("partx", "-d", self.path);
+        }
         attempt!("losetup", "-d", self.path).ok()
     }
 }
