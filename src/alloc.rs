@@ -5,6 +5,7 @@
 //! between them is one critical section under the group's lock.
 
 mod buddy;
+mod claim;
 mod freed;
 mod groups;
 mod index;
@@ -25,6 +26,7 @@ mod tests;
 #[cfg(test)]
 mod volume;
 
+pub use claim::Claim;
 pub use prealloc::PreallocTree;
 pub use reserved::Reserved;
 
@@ -53,8 +55,35 @@ pub struct Request {
     pub len: u32,
     /// The file's size in blocks after the write: what normalisation predicts from.
     pub file_blocks: u64,
+    pub growth: Growth,
     /// May use the reserved blocks (owner is 0, s_def_resuid or in s_def_resgid).
     pub privileged: bool,
+}
+
+/// What is expected of the file, hence how much is set aside for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Growth {
+    /// Nothing: metadata, fallocate.
+    Exact,
+    /// Nobody has it open for writing any more.
+    Closed,
+    /// It may grow.
+    Open,
+}
+
+impl Request {
+    /// One block of metadata.
+    pub fn metadata(ino: InodeNumber, goal: FsBlock, privileged: bool) -> Self {
+        Self {
+            ino,
+            logical: None,
+            goal,
+            len: 1,
+            file_blocks: 0,
+            growth: Growth::Exact,
+            privileged,
+        }
+    }
 }
 
 /// The allocator of a mount.
@@ -87,7 +116,29 @@ impl Allocator {
         tree: Option<&Mutex<PreallocTree>>,
     ) -> Result<Reserved> {
         self.groups
-            .reserve(request, tree, self.settings.reserved_blocks)
+            .reserve(request, tree, self.settings.reserved_blocks, None)
+    }
+
+    /// Promises blocks to a write whose place is chosen later: all of them, or `None`. O(1), no lock.
+    pub fn claim(&self, blocks: u64, privileged: bool) -> Option<Claim> {
+        let floor = if privileged {
+            0
+        } else {
+            self.settings.reserved_blocks
+        };
+        self.groups.claim(blocks, floor)
+    }
+
+    /// `reserve`, paid by a claim, which shrinks by the length of the run (not below 0). With as many claimed blocks
+    /// as are asked for it does not run out of space; the run may be shorter than `request.len`, then ask again.
+    pub fn reserve_claimed(
+        &self,
+        request: &Request,
+        tree: Option<&Mutex<PreallocTree>>,
+        claim: &mut Claim,
+    ) -> Result<Reserved> {
+        self.groups
+            .reserve(request, tree, self.settings.reserved_blocks, Some(claim))
     }
 
     /// R to B for the first `len` blocks of the run (all of them: `reserved.len()`); the rest goes back.
@@ -104,15 +155,23 @@ impl Allocator {
         goal: FsBlock,
         privileged: bool,
     ) -> Result<FsBlock> {
-        let request = Request {
-            ino,
-            logical: None,
-            goal,
-            len: 1,
-            file_blocks: 0,
-            privileged,
-        };
-        let reserved = self.reserve(&request, None)?;
+        let reserved = self.reserve(&Request::metadata(ino, goal, privileged), None)?;
+        self.mark_one(handle, reserved)
+    }
+
+    /// The same, paid by a claim.
+    pub fn new_meta_block_claimed(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        goal: FsBlock,
+        claim: &mut Claim,
+    ) -> Result<FsBlock> {
+        let reserved = self.reserve_claimed(&Request::metadata(ino, goal, true), None, claim)?;
+        self.mark_one(handle, reserved)
+    }
+
+    fn mark_one(&self, handle: &Handle<'_>, reserved: Reserved) -> Result<FsBlock> {
         let block = reserved.start();
         self.mark(handle, reserved, 1)?;
         Ok(block)
@@ -177,6 +236,7 @@ impl Allocator {
             free_blocks: totals.not_in_bitmap.load(Ordering::Relaxed),
             free_inodes: totals.free_inodes.load(Ordering::Relaxed),
             held_blocks: totals.held.load(Ordering::Relaxed),
+            claimed_blocks: totals.claimed.load(Ordering::Relaxed),
             directories: totals.directories.load(Ordering::Relaxed),
         }
     }
@@ -228,5 +288,7 @@ pub struct Counts {
     pub free_inodes: u64,
     /// Blocks in U, R and F: not in B, but not free either.
     pub held_blocks: u64,
+    /// Promised to delayed writes: free in some group, but not available.
+    pub claimed_blocks: u64,
     pub directories: u64,
 }

@@ -2,7 +2,7 @@
 //!
 //! Source: the design's sections on block ownership and the allocator.
 //! Invariants: a buddy is built from the newest bitmap and U, R, F under the group's lock; `available` +
-//! `held` + what is claimed but not yet taken = blocks not in B, corrupt groups aside.
+//! `claimed` + `held` + what a search is about to take = blocks not in B, corrupt groups aside.
 
 use super::buddy::Buddy;
 use super::index::GroupIndexes;
@@ -68,6 +68,8 @@ pub(super) struct Totals {
     pub(super) held: AtomicU64,
     /// Free and not claimed.
     pub(super) available: AtomicU64,
+    /// Free, but promised.
+    pub(super) claimed: AtomicU64,
     pub(super) free_inodes: AtomicU64,
     pub(super) directories: AtomicU64,
 }

@@ -6,7 +6,7 @@ use super::buddy::tests::Rng;
 use super::groups::{Bitmap, add};
 use super::search::Found;
 use super::volume::Volume;
-use super::{PreallocTree, Request, Reserved, Settings};
+use super::{Growth, PreallocTree, Request, Reserved, Settings};
 use crate::error::{Error, Posix};
 use crate::ids::{BlockInGroup, FileBlock, FsBlock, GroupIndex, InodeNumber};
 use crate::sync::{Mutex, Rank};
@@ -22,6 +22,7 @@ fn request(goal: u64, len: u32) -> Request {
         goal: FsBlock::new(goal),
         len,
         file_blocks: 0,
+        growth: Growth::Open,
         privileged: true,
     }
 }
@@ -651,4 +652,66 @@ fn threads_never_share_a_block() {
     volume.journal.commit_running().unwrap();
     assert_eq!(volume.audit(), before);
     volume.judge();
+}
+
+/// What was claimed can be had by its owner and by nobody else.
+#[test]
+fn claims_are_promises() {
+    let settings = Settings {
+        reserved_blocks: 300,
+        read_only: false,
+    };
+    let volume = Volume::with_settings("8M", &["-t", "ext2", "-b", "1024"], settings);
+    let all = volume.alloc.counts().free_blocks;
+    assert!(volume.alloc.claim(all - 299, false).is_none());
+    let mut claim = volume.alloc.claim(all - 300, false).unwrap();
+    volume.audit();
+    assert!(volume.alloc.claim(1, false).is_none());
+    let wanted = Request {
+        privileged: false,
+        ..request(1, 100)
+    };
+    assert!(volume.alloc.reserve(&wanted, None).is_err());
+    let mut meta = claim.split(1);
+    assert_eq!((claim.blocks(), meta.blocks()), (all - 301, 1));
+    let tree = Mutex::new(Rank::Prealloc, PreallocTree::default());
+    let (mut held, mut at) = (Vec::new(), 0);
+    while claim.blocks() > 0 {
+        let len = claim.blocks().min(3000) as u32;
+        let wanted = Request {
+            logical: Some(FileBlock::new(at)),
+            file_blocks: u64::from(at + len),
+            ..request(1, len)
+        };
+        let before = claim.blocks();
+        let run = volume
+            .alloc
+            .reserve_claimed(&wanted, Some(&tree), &mut claim)
+            .unwrap();
+        assert_eq!(before - claim.blocks(), u64::from(run.len()));
+        at += run.len();
+        held.push(run);
+    }
+    volume
+        .with_handle(2, |handle| {
+            let ino = InodeNumber::new(12);
+            let goal = FsBlock::new(1);
+            volume
+                .alloc
+                .new_meta_block_claimed(handle, ino, goal, &mut meta)
+        })
+        .unwrap();
+    assert_eq!(meta.blocks(), 0);
+    assert_eq!(u64::from(at), all - 301);
+    volume.alloc.discard_preallocations(&tree);
+    volume.audit();
+    drop((held, claim, meta));
+    assert_eq!(volume.alloc.counts().claimed_blocks, 0);
+    let mut claim = volume.alloc.claim(50, true).unwrap();
+    claim.release(20);
+    let other = volume.alloc.claim(10, true).unwrap();
+    claim.join(other);
+    assert_eq!(volume.alloc.counts().claimed_blocks, 40);
+    drop(claim);
+    volume.audit();
 }

@@ -136,7 +136,7 @@ impl Volume {
         assert_eq!((counts.free_blocks, counts.held_blocks), (clear, held));
         assert_eq!(
             self.alloc.groups.totals.available.load(Ordering::Relaxed),
-            clear - held
+            clear - held - counts.claimed_blocks
         );
         free
     }

@@ -5,7 +5,7 @@
 //! advances the size. Writes that fill every block they touch run side by side under the shared inode lock: what a handle
 //! does goes by the mapping as it is then. A failed write gives its reservation back and leaves the file as it was up to the last whole run.
 
-use crate::alloc::{Request, Reserved};
+use crate::alloc::{Growth, Request, Reserved};
 use crate::error::{Error, Posix, Result};
 use crate::file::Files;
 use crate::format::time::Timestamp;
@@ -199,6 +199,7 @@ impl Files {
                 goal: self.map.goal(node.ino, &core, at),
                 len: wanted,
                 file_blocks: core.size.max(end).div_ceil(self.block_size()),
+                growth: Growth::Open,
                 privileged: self.is_privileged(&core),
             }
         };

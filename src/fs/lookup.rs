@@ -94,16 +94,15 @@ impl Fs {
 
     pub fn statfs(&self) -> StatFs {
         let counts = self.alloc.counts();
-        let available = counts
-            .free_blocks
-            .saturating_sub(self.superblock.reserved_blocks());
+        let free = counts.free_blocks.saturating_sub(counts.claimed_blocks);
+        let available = free.saturating_sub(self.superblock.reserved_blocks());
         StatFs {
             block_size: self.geo.block_size,
             blocks: self
                 .geo
                 .blocks_count
                 .saturating_sub(self.superblock.overhead()),
-            free: counts.free_blocks,
+            free,
             available,
             files: u64::from(self.geo.inodes_count),
             free_files: counts.free_inodes,

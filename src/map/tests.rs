@@ -5,7 +5,7 @@
 //! `insert_credits` and `REMOVE_STEP` promise to suffice.
 
 use super::*;
-use crate::alloc::{Request, Settings};
+use crate::alloc::{Growth, Request, Settings};
 use crate::clock::SystemClock;
 use crate::device::Device;
 use crate::device::file::{Access, FileDevice};
@@ -183,6 +183,7 @@ impl Bed {
                 goal,
                 len: here.len,
                 file_blocks: 0,
+                growth: Growth::Exact,
                 privileged: true,
             };
             let reserved = self.alloc.reserve(&request, None).unwrap();
