@@ -10,10 +10,13 @@ pub mod file;
 pub mod latch;
 pub mod mountinfo;
 pub mod record;
+mod ring;
+pub mod submit;
 
 use crate::error::{Error, IoError, Result};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use submit::{ReadRequest, WriteRequest};
 
 /// A random-access device. Offsets and lengths in bytes.
 pub trait Device: Send + Sync {
@@ -33,6 +36,15 @@ pub trait Device: Send + Sync {
     /// Tells the device that a range holds nothing; may do nothing.
     fn discard(&self, offset: u64, length: u64) -> Result<()>;
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<()>;
+    /// Starts a read and returns; `submit` says what `done` must not do. A device that cannot do it beside others does
+    /// it here and now.
+    fn submit_read(&self, request: ReadRequest) {
+        request.run(|offset, bytes| self.read_at(offset, bytes));
+    }
+    /// Starts a write and returns; as `submit_read`. It is durable after a `sync` that began when `done` had been called.
+    fn submit_write(&self, request: WriteRequest) {
+        request.run(|offset, slices| self.write_vectored_at(offset, slices));
+    }
 }
 
 /// A failed device operation, with its place.

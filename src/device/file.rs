@@ -7,6 +7,8 @@
 
 use super::bounce::Bounce;
 use super::claim::{self, Claim, OpenError};
+use super::ring::{Engine, Finish, Transfer};
+use super::submit::{ReadRequest, WriteRequest};
 use super::{Device, io_error};
 use crate::error::Result;
 use rustix::fs::{AtFlags, FallocateFlags, StatxFlags, fallocate, statx};
@@ -15,6 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How many slices one pwritev(2) takes.
@@ -46,7 +49,9 @@ impl Default for Access {
 
 /// An open image file or block device.
 pub struct FileDevice {
-    file: File,
+    /// Started by the first submission; ends, with nothing in flight, before the file is closed.
+    engine: OnceLock<Engine>,
+    file: Arc<File>,
     path: PathBuf,
     offset: u64,
     len: u64,
@@ -135,7 +140,8 @@ impl FileDevice {
             (1, 1)
         };
         Ok(Self {
-            file,
+            engine: OnceLock::new(),
+            file: Arc::new(file),
             offset: access.offset,
             len: access.length.map_or(left, |length| length.min(left)),
             path,
@@ -181,25 +187,14 @@ impl FileDevice {
         Ok(())
     }
 
-    /// `slices` are aligned as the file wants them.
-    fn write_slices(&self, mut position: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
-        for chunk in slices.chunks(IOV_MAX) {
-            let mut chunk = chunk.to_vec();
-            let mut rest = chunk.as_mut_slice();
-            IoSlice::advance_slices(&mut rest, 0);
-            while !rest.is_empty() {
-                match rustix::io::pwritev(&self.file, rest, position) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(written) => {
-                        position += written as u64;
-                        IoSlice::advance_slices(&mut rest, written);
-                    }
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+    /// Starts an aligned transfer; waits for it here when too many are under way.
+    fn submit(&self, position: u64, transfer: Transfer) {
+        let engine = self
+            .engine
+            .get_or_init(|| Engine::start(&self.file, finisher(&self.file, self.offset)));
+        if let Some(transfer) = engine.submit(position, transfer) {
+            finisher(&self.file, self.offset)(transfer);
         }
-        Ok(())
     }
 
     fn zero_range(&self, position: u64, length: u64) -> io::Result<()> {
@@ -211,19 +206,19 @@ impl FileDevice {
         let request =
             unsafe { Setter::<{ opcode::none(0x12, 127) }, [u64; 2]>::new([position, length]) };
         // SAFETY: the request matches its operation code; the range lies inside this device.
-        Ok(unsafe { ioctl(&self.file, request) }?)
+        Ok(unsafe { ioctl(&*self.file, request) }?)
     }
 
     fn discard_range(&self, position: u64, length: u64) -> io::Result<()> {
         if !self.block_device {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            return Ok(fallocate(&self.file, flags, position, length)?);
+            return Ok(fallocate(&*self.file, flags, position, length)?);
         }
         // SAFETY: BLKDISCARD reads two u64, start and length in bytes, from its argument.
         let request =
             unsafe { Setter::<{ opcode::none(0x12, 119) }, [u64; 2]>::new([position, length]) };
         // SAFETY: the request matches its operation code; the range lies inside this device.
-        Ok(unsafe { ioctl(&self.file, request) }?)
+        Ok(unsafe { ioctl(&*self.file, request) }?)
     }
 
     /// Whether a block device takes `position..position + length` in an ioctl.
@@ -286,7 +281,7 @@ impl Device for FileDevice {
         self.refuse_if_read_only("write", offset, length)?;
         let position = self.place("write", offset, length)?;
         let done = if slices.iter().all(|s| self.bounce.is_aligned(position, s)) {
-            self.write_slices(position, slices)
+            write_slices(&self.file, position, slices)
         } else {
             self.bounce.write_gathered(&self.file, position, slices)
         };
@@ -332,6 +327,71 @@ impl Device for FileDevice {
         };
         done.map_err(|e| io_error("zero", offset, length, e))
     }
+
+    fn submit_read(&self, request: ReadRequest) {
+        let bytes = &request.buffer[request.range.clone()];
+        let place = self.place("read", request.offset, bytes.len() as u64);
+        match place {
+            Ok(position) if self.bounce.is_aligned(position, bytes) && !bytes.is_empty() => {
+                self.submit(position, Transfer::Read(request));
+            }
+            _ => request.run(|offset, bytes| self.read_at(offset, bytes)),
+        }
+    }
+
+    fn submit_write(&self, request: WriteRequest) {
+        let slices = request.source.slices();
+        let length = slices.iter().map(|s| s.len() as u64).sum();
+        let place = self.place("write", request.offset, length);
+        let aligned = |position| slices.iter().all(|s| self.bounce.is_aligned(position, s));
+        match place {
+            Ok(position) if !self.read_only && length > 0 && aligned(position) => {
+                drop(slices);
+                self.submit(position, Transfer::Write(request));
+            }
+            _ => {
+                drop(slices);
+                request.run(|offset, slices| self.write_vectored_at(offset, slices));
+            }
+        }
+    }
+}
+
+/// Does an aligned transfer and tells; `base` is where the device begins in the file.
+fn finisher(file: &Arc<File>, base: u64) -> Finish {
+    let file = Arc::clone(file);
+    Arc::new(move |transfer| match transfer {
+        Transfer::Read(request) => request.run(|offset, bytes| {
+            let read = file.read_exact_at(bytes, base + offset);
+            read.map_err(|e| io_error("read", offset, bytes.len() as u64, e))
+        }),
+        Transfer::Write(request) => request.run(|offset, slices| {
+            let length = slices.iter().map(|s| s.len() as u64).sum();
+            write_slices(&file, base + offset, slices)
+                .map_err(|e| io_error("write", offset, length, e))
+        }),
+    })
+}
+
+/// `slices` are aligned as the file wants them.
+fn write_slices(file: &File, mut position: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+    for chunk in slices.chunks(IOV_MAX) {
+        let mut chunk = chunk.to_vec();
+        let mut rest = chunk.as_mut_slice();
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match rustix::io::pwritev(file, rest, position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    position += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Opens past the page cache if it can; read-only if the source cannot be written (`read_only` then says so).

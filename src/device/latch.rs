@@ -5,6 +5,7 @@
 //! Invariants: once latched, always latched; reads go on.
 
 use super::Device;
+use super::submit::{ReadRequest, WriteRequest};
 use crate::error::{Error, Result};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub struct Latch {
     inner: Arc<dyn Device>,
-    failed: AtomicBool,
+    failed: Arc<AtomicBool>,
 }
 
 impl Latch {
     pub fn new(inner: Arc<dyn Device>) -> Self {
         Self {
             inner,
-            failed: AtomicBool::new(false),
+            failed: Arc::new(AtomicBool::new(false)),
         }
     }
 
@@ -33,12 +34,16 @@ impl Latch {
             return Err(Error::Aborted);
         }
         let done = work();
-        if let Err(error) = &done
-            && !self.failed.swap(true, Ordering::AcqRel)
-        {
-            log::error!("{error}; no more writes are accepted");
-        }
+        latch(&self.failed, &done);
         done
+    }
+}
+
+fn latch(failed: &AtomicBool, done: &Result<()>) {
+    if let Err(error) = done
+        && !failed.swap(true, Ordering::AcqRel)
+    {
+        log::error!("{error}; no more writes are accepted");
     }
 }
 
@@ -80,6 +85,23 @@ impl Device for Latch {
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
         self.guarded(|| self.inner.write_zeroes(offset, length))
+    }
+
+    fn submit_read(&self, request: ReadRequest) {
+        self.inner.submit_read(request);
+    }
+
+    fn submit_write(&self, mut request: WriteRequest) {
+        if self.failed() {
+            return request.run(|_, _| Err(Error::Aborted));
+        }
+        let failed = Arc::clone(&self.failed);
+        let done = request.done;
+        request.done = Box::new(move |result, source| {
+            latch(&failed, &result);
+            done(result, source);
+        });
+        self.inner.submit_write(request);
     }
 }
 
