@@ -6,6 +6,7 @@
 
 mod bounce;
 pub mod claim;
+pub mod fault;
 pub mod file;
 pub mod latch;
 pub mod mountinfo;

@@ -8,7 +8,7 @@ use super::args::MountRequest;
 use super::failure::{Failure, Outcome};
 use super::launch::mount_point;
 use super::logging;
-use super::options::OnError;
+use super::options::{MountOptions, OnError};
 use super::report::Report;
 use super::sizes::{self, Sizes};
 use crate::control::{self, Served, Server, signals};
@@ -160,7 +160,7 @@ fn mount_fs(
         max_write: sizes.max_write,
         atime: !options.flags.has(MountFlags::NOATIME),
     };
-    let device: Arc<dyn Device> = Arc::new(device);
+    let device = with_faults(options, device, report);
     let fs = Fs::mount(device, fs_options)
         .map_err(|e| Failure::mount(format!("{}: {e}", request.source.display())))?;
     for notice in fs.notices() {
@@ -168,6 +168,29 @@ fn mount_fs(
         report.notice(&notice);
     }
     Ok(fs)
+}
+
+#[cfg(not(feature = "faults"))]
+fn with_faults(_: &MountOptions, device: FileDevice, _: Report) -> Arc<dyn Device> {
+    Arc::new(device)
+}
+
+/// A cut of the power ends this process, as if the machine had gone.
+#[cfg(feature = "faults")]
+fn with_faults(options: &MountOptions, device: FileDevice, report: Report) -> Arc<dyn Device> {
+    use crate::device::fault::Faulty;
+    use rustix::process::{Signal, getpid, kill_process};
+    let device: Arc<dyn Device> = Arc::new(device);
+    if options.faults.is_empty() {
+        return device;
+    }
+    report.notice("faults of the device are simulated");
+    let end = || {
+        if kill_process(getpid(), Signal::KILL).is_err() {
+            std::process::abort();
+        }
+    };
+    Arc::new(Faulty::new(device, options.faults.clone(), end))
 }
 
 fn mount_settings(request: &MountRequest, source: &Path, fs: &Fs, sizes: Sizes) -> MountSettings {

@@ -34,6 +34,9 @@ pub struct MountOptions {
     pub memory: Option<u64>,
     pub threads: Option<usize>,
     pub fs_name: Option<OsString>,
+    /// Faults of the device, on purpose.
+    #[cfg(feature = "faults")]
+    pub faults: crate::device::fault::Faults,
 }
 
 /// Generic options: flags of mount(2), and the words that chose them.
@@ -184,6 +187,8 @@ impl MountOptions {
             "memory" => self.memory = Some(size(value).ok_or_else(|| invalid(name, value))?),
             "threads" => self.threads = Some(threads(value)?),
             "fsname" => self.fs_name = Some(value.into()),
+            #[cfg(feature = "faults")]
+            "fault" => self.faults.add(value).map_err(Failure::usage)?,
             "subtype" | "comment" | "user" => {}
             name if FROM_KERNEL.contains(&name) => {}
             name if is_comment(name) => {}
@@ -309,6 +314,14 @@ mod tests {
         assert_eq!(options.flags.user_words(), ["noexec"]);
         assert_eq!(parse("fsname=/a\\,b").unwrap().fs_name.unwrap(), "/a,b");
         assert_eq!(parse("commit=0").unwrap().commit, None);
+    }
+
+    /// A release knows no such word.
+    #[test]
+    fn faults_are_there_with_their_feature_alone() {
+        let parsed = parse("fault=eio-sync=3,fault=read-delay=5ms");
+        assert_eq!(parsed.is_ok(), cfg!(feature = "faults"));
+        assert!(parse("fault=smoke").is_err());
     }
 
     #[test]
