@@ -14,7 +14,7 @@ mod truncate;
 mod write;
 
 pub use fallocate::Fallocate;
-pub use read::ReadData;
+pub use read::{PlannedRead, ReadData};
 pub use seek::Whence;
 pub use space::PendingFrees;
 

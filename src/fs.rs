@@ -17,6 +17,7 @@ mod lookup;
 mod mount;
 pub mod need;
 mod open;
+mod park;
 mod readdir;
 mod reap;
 mod rename;
@@ -145,6 +146,7 @@ pub struct Fs {
     pub(crate) threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     pub(crate) stopping: AtomicBool,
     pub(crate) generation: AtomicU32,
+    pub(crate) reading: park::Reading,
 }
 
 impl Fs {

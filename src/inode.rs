@@ -9,7 +9,7 @@ pub mod store;
 pub mod table;
 
 pub use store::InodeStore;
-pub use table::{InodeTable, Node, NodeRef};
+pub use table::{InodeTable, IoInFlight, Node, NodeRef};
 
 #[cfg(test)]
 mod tests;

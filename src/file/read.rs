@@ -2,14 +2,19 @@
 //!
 //! Source: POSIX read; the design's section on writeback.
 //! Invariants: holes, unwritten blocks and bytes behind the last written block are zeros; nothing behind the file's size is
-//! returned. The caller holds the inode lock at least shared.
+//! returned. The caller holds the inode lock at least shared until the blocks are known and counted as in flight.
 
+use crate::device::Device;
+use crate::device::submit::ReadRequest;
 use crate::error::{Error, Posix, Result};
 use crate::file::Files;
 use crate::format::inode::Inode;
-use crate::inode::NodeRef;
+use crate::inode::{IoInFlight, NodeRef};
 use crate::map::Mapping;
 use crate::memory::IoBuffer;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// A part of a file's data.
 pub struct ReadData {
@@ -24,9 +29,79 @@ impl ReadData {
     }
 }
 
+/// A read whose blocks are known: what is no device's is filled in already.
+pub struct PlannedRead {
+    device: Arc<dyn Device>,
+    data: ReadData,
+    /// What the device has yet to give: where it lies there, and its part of the buffer.
+    pieces: VecDeque<(u64, Range<usize>)>,
+    /// Nobody frees the blocks meanwhile.
+    in_flight: Vec<IoInFlight>,
+}
+
+impl PlannedRead {
+    /// Whether nothing is to be read.
+    pub fn is_complete(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Reads the rest and waits for it.
+    pub fn finish(mut self) -> Result<ReadData> {
+        for (offset, range) in self.pieces {
+            self.device.read_at(offset, &mut self.data.buffer[range])?;
+        }
+        Ok(self.data)
+    }
+
+    /// Reads the rest, a piece after the other, and tells; returns at once where the device can.
+    pub fn submit(mut self, done: Box<dyn FnOnce(Result<ReadData>) + Send>) {
+        let Some((offset, range)) = self.pieces.pop_front() else {
+            drop(self.in_flight);
+            return done(Ok(self.data));
+        };
+        let ReadData {
+            buffer,
+            from,
+            length,
+        } = self.data;
+        let (device, pieces, in_flight) = (Arc::clone(&self.device), self.pieces, self.in_flight);
+        let next = Box::new(move |result: Result<()>, buffer| {
+            let data = ReadData {
+                buffer,
+                from,
+                length,
+            };
+            let rest = PlannedRead {
+                device,
+                data,
+                pieces,
+                in_flight,
+            };
+            match result {
+                Ok(()) => rest.submit(done),
+                Err(error) => {
+                    drop(rest);
+                    done(Err(error));
+                }
+            }
+        });
+        self.device.submit_read(ReadRequest {
+            offset,
+            buffer,
+            range,
+            done: next,
+        });
+    }
+}
+
 impl Files {
     /// Up to `length` bytes at `offset`; fewer at the end of the file.
     pub fn read(&self, node: &NodeRef, offset: u64, length: usize) -> Result<ReadData> {
+        self.plan_read(node, offset, length)?.finish()
+    }
+
+    /// The same up to the device reads; the caller needs the inode lock no longer than this.
+    pub fn plan_read(&self, node: &NodeRef, offset: u64, length: usize) -> Result<PlannedRead> {
         let size = node.core.read().size;
         let available = size.saturating_sub(offset);
         let length = usize::try_from(available).unwrap_or(usize::MAX).min(length);
@@ -34,30 +109,38 @@ impl Files {
             usize::try_from(offset % self.block_size()).map_err(|_| Error::Posix(Posix::Inval))?;
         let blocks = (head + length).div_ceil(self.geo.block_size as usize);
         let mut buffer = self.memory.io_buffer(blocks << self.geo.block_bits);
+        let (mut pieces, mut in_flight) = (VecDeque::new(), Vec::new());
         let mut done = 0;
         while done < blocks {
             let at = self.block_of(offset + (done << self.geo.block_bits) as u64)?;
             let wanted = u32::try_from(blocks - done).unwrap_or(u32::MAX);
-            let (segment, _io) = {
+            let (segment, io) = {
                 let core = node.core.read();
                 (self.lookup(node, &core, at, wanted)?, node.begin_io())
             };
             let from = done << self.geo.block_bits;
             let to = (done + segment.len as usize) << self.geo.block_bits;
-            let piece = &mut buffer[from..to];
             match segment.mapping {
                 Mapping::Written(block) => {
-                    self.device
-                        .read_at(block.get() << self.geo.block_bits, piece)?;
+                    pieces.push_back((block.get() << self.geo.block_bits, from..to));
+                    in_flight.push(io);
                 }
-                Mapping::Hole | Mapping::Unwritten(_) | Mapping::Delayed => piece.fill(0),
+                Mapping::Hole | Mapping::Unwritten(_) | Mapping::Delayed => {
+                    buffer[from..to].fill(0);
+                }
             }
             done += segment.len as usize;
         }
-        Ok(ReadData {
+        let data = ReadData {
             buffer,
             from: head,
             length,
+        };
+        Ok(PlannedRead {
+            device: Arc::clone(&self.device),
+            data,
+            pieces,
+            in_flight,
         })
     }
 

@@ -17,6 +17,7 @@ use crate::format::inode::Inode;
 use crate::format::superblock::{Superblock, state};
 use crate::fs::descriptors;
 use crate::fs::known::Known;
+use crate::fs::park::Reading;
 use crate::fs::reap::Reaper;
 use crate::fs::super_state::{self, SuperblockState};
 use crate::fs::{ErrorPolicy, Fs, Options};
@@ -419,6 +420,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         threads: Mutex::new(Rank::Leaf, Vec::new()),
         stopping: AtomicBool::new(false),
         generation: AtomicU32::new(seed),
+        reading: Reading::new(&options),
         options,
     });
     if recovered {

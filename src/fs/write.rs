@@ -7,6 +7,7 @@
 use crate::error::{Posix, Result};
 use crate::file::{Fallocate, ReadData, Whence};
 use crate::format::inode::{Inode, flag, mode};
+use crate::fs::park::Planned;
 use crate::fs::setattr::clear_privileges;
 use crate::fs::{Caller, Fs, need};
 use crate::ids::InodeNumber;
@@ -47,26 +48,13 @@ impl Bytes {
 impl Fs {
     /// Up to `length` bytes at `offset`.
     pub fn read(&self, ino: InodeNumber, offset: u64, length: usize) -> Result<Bytes> {
-        let mut token = self.memory.admit(need::READ);
-        let node = self.node(ino)?;
-        let bytes = {
-            let _shared = node.lock.read();
-            let core = node.core.read();
-            if core.is_dir() {
-                return Err(Posix::IsDir.into());
-            }
-            if core.has_flag(flag::INLINE_DATA) {
-                Bytes::Inline(self.read_inline(ino, &core, offset, length)?)
-            } else {
-                drop(core);
-                Bytes::Blocks(self.files.read(&node, offset, length)?)
-            }
-        };
-        self.touch_atime(&mut token, &node);
-        Ok(bytes)
+        match self.plan_read(ino, offset, length)? {
+            Planned::Blocks(planned) => Ok(Bytes::Blocks(planned.finish()?)),
+            Planned::Inline(bytes) => Ok(Bytes::Inline(bytes)),
+        }
     }
 
-    fn read_inline(
+    pub(super) fn read_inline(
         &self,
         ino: InodeNumber,
         core: &Inode,

@@ -6,9 +6,9 @@
 
 use crate::error::{Posix, Result};
 use crate::file::{Fallocate, Whence};
-use crate::fs::{NewNode, RenameMode, SetAttr, WriteMode};
+use crate::fs::{Bytes, NewNode, RenameMode, SetAttr, WriteMode};
 use crate::fuse::errno::errno;
-use crate::fuse::reply::{Adapter, FOREVER, caller, is_writer, no_entry};
+use crate::fuse::reply::{Adapter, FOREVER, caller, fail_weakly, is_writer, no_entry};
 use crate::fuse::{convert, ino, ioctl, session};
 use crate::ids::InodeNumber;
 use crate::xattr::SetMode;
@@ -22,6 +22,7 @@ use fuser::{
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 impl Filesystem for Adapter {
@@ -217,10 +218,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.fs.read(ino::from_fuse(node), offset, size as usize) {
+        let fs = Arc::downgrade(&self.fs);
+        let answer = Box::new(move |result: Result<Bytes>| match result {
             Ok(bytes) => reply.data(bytes.as_slice()),
-            Err(error) => reply.error(self.fail(&error)),
-        }
+            Err(error) => reply.error(fail_weakly(&fs, &error)),
+        });
+        let ino = ino::from_fuse(node);
+        self.fs.read_parked(ino, offset, size as usize, answer);
     }
 
     fn write(

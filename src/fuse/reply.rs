@@ -13,7 +13,7 @@ use fuser::{
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 /// How long the kernel may believe what we told it.
@@ -85,6 +85,14 @@ impl Adapter {
             umask,
         )
     }
+}
+
+/// As `Adapter::fail`, for a reply that may outlive the session.
+pub(super) fn fail_weakly(fs: &Weak<Fs>, error: &Error) -> Errno {
+    if let Some(fs) = fs.upgrade() {
+        fs.report(error);
+    }
+    errno(error)
 }
 
 pub(super) fn caller(request: &Request) -> Caller {
