@@ -395,7 +395,6 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         pending: Arc::clone(&reaper) as Arc<_>,
     };
     let known = Known::new(&memory);
-    let policy = options.errors.unwrap_or_else(|| policy_of(&sb));
     let fs = Arc::new(Fs {
         device,
         geo,
@@ -414,7 +413,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         reaper,
         rename_lock: Mutex::new(Rank::Rename, ()),
         superblock,
-        policy,
+        policy: options.errors.unwrap_or_else(|| policy_of(&sb)),
         read_only: AtomicBool::new(read_only),
         notices: Mutex::new(Rank::Leaf, notices),
         threads: Mutex::new(Rank::Leaf, Vec::new()),

@@ -53,19 +53,24 @@ const WANTED: [InitFlags; 15] = [
 const MAX_BACKGROUND: u16 = 128;
 
 pub(super) fn configure(config: &mut KernelConfig, fs: &Fs, max_write: u32) {
-    for flag in WANTED {
-        // Refused: the kernel is older and does without.
-        let _ = config.add_capabilities(flag);
-    }
+    ask(config, max_write);
     if fs.uses_acls() {
         let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
     }
-    let _ = config.set_max_write(max_write);
-    let _ = config.set_max_background(MAX_BACKGROUND);
     let granularity = if fs.has_fine_times() {
         Duration::from_nanos(1)
     } else {
         Duration::from_secs(1)
     };
     let _ = config.set_time_granularity(granularity);
+}
+
+/// What every mount asks for, and any server that is to be compared with ours.
+pub fn ask(config: &mut KernelConfig, max_write: u32) {
+    for flag in WANTED {
+        // Refused: the kernel is older and does without.
+        let _ = config.add_capabilities(flag);
+    }
+    let _ = config.set_max_write(max_write);
+    let _ = config.set_max_background(MAX_BACKGROUND);
 }
