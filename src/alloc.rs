@@ -4,13 +4,18 @@
 //! Invariants: in every initialised group each block is in exactly one of B, U, R, F and free; every move
 //! between them is one critical section under the group's lock.
 
+mod bitset;
 mod buddy;
 mod claim;
+mod discard;
 mod freed;
 mod groups;
 mod index;
 mod inodes;
+mod load;
+mod locality;
 mod mark;
+pub mod measure;
 mod mount;
 mod normalize;
 mod orlov;
@@ -27,6 +32,7 @@ mod tests;
 mod volume;
 
 pub use claim::Claim;
+pub use load::{BuddyCost, BuddyLoads};
 pub use prealloc::PreallocTree;
 pub use reserved::Reserved;
 
@@ -37,11 +43,11 @@ use crate::format::geometry::Geometry;
 use crate::ids::{FileBlock, FsBlock, GroupIndex, InodeNumber, Tid};
 use crate::journal::Handle;
 use crate::journal::handle::CommitListener;
-use crate::memory::Memory;
+use crate::memory::{Frame, Memory};
 use crate::sync::Mutex;
 use groups::Groups;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a file asks for.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +107,7 @@ impl Allocator {
         settings: Settings,
     ) -> Result<Arc<Self>> {
         let summary = mount::scan(&cache, &memory)?;
-        let groups = Groups::new(cache, memory, summary);
+        let groups = Groups::new(cache, memory, summary, &settings);
         Ok(Arc::new(Self { groups, settings }))
     }
 
@@ -188,9 +194,78 @@ impl Allocator {
         self.groups.discard_tree(tree);
     }
 
-    /// U to free for every inode: the round before ENOSPC. Returns how many blocks became free.
+    /// The same the kernel's way: `load` makes each group's buddy resident first (`load_buddy`, whatever it costs),
+    /// then the bitmap says what is unused. What was not reached when `load` failed stays set aside.
+    pub fn discard_preallocations_through_buddy(
+        &self,
+        tree: &Mutex<PreallocTree>,
+        load: &mut dyn FnMut(GroupIndex) -> Result<BuddyLoads>,
+    ) -> Result<BuddyLoads> {
+        self.groups.discard_tree_through_buddy(tree, load)
+    }
+
+    /// Makes a group's buddy resident: two frames (or those given) and perhaps a read; a shrinker may drop it again.
+    pub fn load_buddy(&self, group: GroupIndex, frames: Option<[Frame; 2]>) -> Result<BuddyLoads> {
+        self.groups.load_buddy(group, frames)
+    }
+
+    /// What `load_buddy` would cost now.
+    pub fn buddy_cost(&self, group: GroupIndex) -> Result<BuddyCost> {
+        self.groups.buddy_cost(group)
+    }
+
+    /// U to free for every file: the round before ENOSPC. Returns how many blocks became free.
     pub fn discard_all(&self) -> u64 {
-        self.groups.discard_all()
+        self.groups.blocks(self.groups.discard_all())
+    }
+
+    /// U to free for what small files share: when nothing was written for a while, and at the unmount.
+    pub fn discard_localities(&self) {
+        self.groups.discard_localities();
+    }
+
+    /// Tells the device about what one group has freed (`-o discard`), with no lock and no handle; then it is free.
+    /// `false`: nothing waits. A worker calls it after commits.
+    pub fn discard_step(&self) -> bool {
+        self.groups.discard_step()
+    }
+
+    /// Whether `discard_step` has something to do: another round before ENOSPC.
+    pub fn has_discards(&self) -> bool {
+        self.groups.frees.lock().has_discards()
+    }
+
+    /// Whether freed blocks are discarded from now on.
+    pub fn set_discard(&self, on: bool) {
+        self.groups.discard.store(on, Ordering::Relaxed);
+    }
+
+    /// FITRIM: discards the free runs of at least `least` blocks inside of `from..to`; returns the blocks discarded.
+    /// Groups that were trimmed as a whole and have freed nothing since are passed over. No lock, no handle.
+    pub fn trim(
+        &self,
+        from: FsBlock,
+        to: FsBlock,
+        least: u64,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<u64> {
+        self.groups.trim(from, to, least, go_on)
+    }
+
+    /// Drops from memory the groups of which nothing is there but their counts (they go by themselves, too).
+    pub fn drop_idle_groups(&self) {
+        self.groups.drop_idle();
+    }
+
+    /// What was done since the mount.
+    pub fn stats(&self) -> AllocStats {
+        let stats = &self.groups.stats;
+        AllocStats {
+            allocations: stats.allocations.load(Ordering::Relaxed),
+            groups_touched: stats.touched.load(Ordering::Relaxed),
+            buddies_built: stats.builds.load(Ordering::Relaxed),
+            bitmaps_read: stats.bitmap_reads.load(Ordering::Relaxed),
+        }
     }
 
     /// Whether a commit would make blocks free: the other round before ENOSPC.
@@ -232,11 +307,12 @@ impl Allocator {
 
     pub fn counts(&self) -> Counts {
         let totals = &self.groups.totals;
+        let blocks = |total: &AtomicU64| self.groups.blocks(total.load(Ordering::Relaxed));
         Counts {
-            free_blocks: totals.not_in_bitmap.load(Ordering::Relaxed),
+            free_blocks: blocks(&totals.not_in_bitmap),
             free_inodes: totals.free_inodes.load(Ordering::Relaxed),
-            held_blocks: totals.held.load(Ordering::Relaxed),
-            claimed_blocks: totals.claimed.load(Ordering::Relaxed),
+            held_blocks: blocks(&totals.held),
+            claimed_blocks: blocks(&totals.claimed),
             directories: totals.directories.load(Ordering::Relaxed),
         }
     }
@@ -272,12 +348,28 @@ impl CommitListener for Allocator {
     }
 }
 
+/// Counts since the mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct AllocStats {
+    /// Runs found by a search (not from a preallocation).
+    pub allocations: u64,
+    /// Groups that searches looked into.
+    pub groups_touched: u64,
+    pub buddies_built: u64,
+    /// Block bitmaps read from the device for that.
+    pub bitmaps_read: u64,
+}
+
 /// What the superblock says about reservation and placement.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
     /// s_r_blocks_count.
     pub reserved_blocks: u64,
     pub read_only: bool,
+    /// Blocks of a RAID stripe (s_raid_stripe_width, else s_raid_stride), 0: none.
+    pub stripe: u32,
+    /// Tell the device about blocks that were freed.
+    pub discard: bool,
 }
 
 /// Totals, summed at mount and kept exact.

@@ -23,6 +23,8 @@ pub(super) struct Buddy<S = Frame> {
     size: u32,
     /// Free chunks of each order, those inside of larger ones included.
     count: [u32; ORDERS],
+    /// Free runs, each as long as it goes.
+    fragments: u32,
 }
 
 /// Runs that must be free in the bitmap are not: the ownership sets overlap.
@@ -57,8 +59,10 @@ impl<S: Deref<Target = [u8]> + DerefMut> Buddy<S> {
             capacity,
             size,
             count: [0; ORDERS],
+            fragments: 0,
         };
         buddy.count[0] = bits::count(&buddy.free, size);
+        buddy.fragments = buddy.runs(0, size).count() as u32;
         for order in 1..=buddy.max_order() {
             buddy.derive(order);
         }
@@ -67,6 +71,10 @@ impl<S: Deref<Target = [u8]> + DerefMut> Buddy<S> {
 
     pub(super) fn free_blocks(&self) -> u32 {
         self.count[0]
+    }
+
+    pub(super) fn fragments(&self) -> u32 {
+        self.fragments
     }
 
     /// The order of the largest free aligned chunk.
@@ -110,6 +118,20 @@ impl<S: Deref<Target = [u8]> + DerefMut> Buddy<S> {
             }
         }
         best
+    }
+
+    /// The first free run of `want` blocks at or after `from` (else from the group's start) that begins at a multiple
+    /// of `unit`; the group's block 0 lies `base` blocks behind one.
+    pub(super) fn find_aligned(&self, want: u32, unit: u32, base: u32, from: u32) -> Option<u32> {
+        let unit = u64::from(unit.max(1));
+        let fits = |(start, len): (u32, u32)| {
+            let place =
+                (u64::from(base) + u64::from(start)).next_multiple_of(unit) - u64::from(base);
+            let end = u64::from(start) + u64::from(len);
+            (place + u64::from(want) <= end).then_some(place as u32)
+        };
+        let mut runs = self.runs(from, self.size).chain(self.runs(0, self.size));
+        runs.find_map(fits)
     }
 
     /// Free runs inside of `from..to`.
@@ -182,6 +204,14 @@ impl<S: Deref<Target = [u8]> + DerefMut> Buddy<S> {
 
     /// Writes a run of order 0 that holds only the opposite value, and what follows in the orders above.
     fn set(&mut self, start: u32, len: u32, value: bool) {
+        let before = start > 0 && bits::get(&self.free, start - 1);
+        let after = start + len < self.size && bits::get(&self.free, start + len);
+        let neighbours = u32::from(before) + u32::from(after);
+        self.fragments = if value {
+            self.fragments + 1 - neighbours
+        } else {
+            self.fragments + neighbours - 1
+        };
         bits::fill(&mut self.free, start, len, value);
         self.recount(0, len, value);
         let (mut first, mut last) = (start, start + len - 1);
@@ -284,6 +314,8 @@ pub(super) mod tests {
             }
         }
         assert_eq!(buddy.largest_order(), largest);
+        let starts = (0..size).filter(|&at| free(at) && (at == 0 || !free(at - 1)));
+        assert_eq!(buddy.fragments() as usize, starts.count());
     }
 
     #[test]
@@ -344,6 +376,20 @@ pub(super) mod tests {
             ),
             (20, 7, 0)
         );
+    }
+
+    #[test]
+    fn aligned_runs_are_counted_from_the_volume() {
+        let mut used = vec![true; 1000];
+        used[10..30].fill(false);
+        used[500..530].fill(false);
+        let buddy = build(1000, 128, &used);
+        assert_eq!(buddy.find_aligned(8, 8, 0, 0), Some(16));
+        assert_eq!(buddy.find_aligned(8, 8, 3, 0), Some(13));
+        assert_eq!(buddy.find_aligned(16, 16, 0, 0), Some(512));
+        assert_eq!(buddy.find_aligned(16, 12, 0, 300), Some(504));
+        assert_eq!(buddy.find_aligned(8, 8, 0, 600), Some(16));
+        assert_eq!(buddy.find_aligned(24, 16, 0, 0), None);
     }
 
     #[test]

@@ -5,14 +5,18 @@
 //! memory and no read.
 
 use super::groups::Groups;
+use super::owner::{Freed, Wait};
 use crate::ids::{GroupIndex, Tid};
 use crate::journal::handle::CommitListener;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::atomic::Ordering;
 
 /// Which groups each uncommitted transaction has freed blocks in.
 #[derive(Default)]
 pub(super) struct Pending {
     lists: Vec<(Tid, HashSet<GroupIndex>)>,
+    /// Groups in which committed ones wait for their discard.
+    to_discard: BTreeSet<GroupIndex>,
 }
 
 impl Pending {
@@ -25,8 +29,17 @@ impl Pending {
         }
     }
 
+    /// Whether no transaction is waited for.
     pub(super) fn is_empty(&self) -> bool {
         self.lists.is_empty()
+    }
+
+    pub(super) fn has_discards(&self) -> bool {
+        !self.to_discard.is_empty()
+    }
+
+    pub(super) fn next_to_discard(&mut self) -> Option<GroupIndex> {
+        self.to_discard.pop_first()
     }
 
     /// Takes out the groups of all transactions up to `tid`.
@@ -51,12 +64,24 @@ impl CommitListener for Groups {
                 continue;
             };
             let mut state = group.lock();
+            let is_done = |run: &Freed| match run.wait {
+                Wait::Commit(freed_by) => tid.is_at_or_after(freed_by),
+                Wait::Discard | Wait::Underway => false,
+            };
             let (done, later) = std::mem::take(&mut state.freed)
                 .into_iter()
-                .partition(|(_, run)| tid.is_at_or_after(run.tid));
+                .partition(|(_, run)| is_done(run));
             state.freed = later;
-            for (start, run) in done {
-                self.release(&mut state, start, run.len);
+            self.index.set_trimmed(group.index.get(), false);
+            if self.discard.load(Ordering::Relaxed) {
+                for (start, run) in done {
+                    state.add_freed(start, run.len, Wait::Discard, run.charge);
+                }
+                self.frees.lock().to_discard.insert(group.index);
+            } else {
+                for (start, run) in done {
+                    self.release(&mut state, start, run.len);
+                }
             }
         }
     }

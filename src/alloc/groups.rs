@@ -5,24 +5,30 @@
 //! `claimed` + `held` + what a search is about to take = blocks not in B, corrupt groups aside.
 
 use super::buddy::Buddy;
-use super::index::GroupIndexes;
+use super::index::{GroupIndexes, Summary};
+use super::locality::Localities;
 use super::owner::GroupState;
+use super::search::Exploration;
 use super::zones::SystemZones;
-use super::{bits, freed};
+use super::{Settings, bits, freed, zones};
 use crate::cache::{BlockCache, BufferRef};
 use crate::error::{CorruptKind, Error, Location, Result, Structure};
 use crate::format::checksum::{self, BlockKind};
 use crate::format::geometry::Geometry;
 use crate::format::group::{GroupDesc, flag};
-use crate::ids::{FsBlock, GroupIndex, InodeNumber};
+use crate::ids::{BlockInGroup, FsBlock, GroupIndex, InodeNumber};
 use crate::memory::shrinker::Shrinker;
-use crate::memory::{Charge, Class, Memory};
+use crate::memory::{Charge, Class, Frame, Memory};
 use crate::sync::{Mutex, MutexGuard, Rank};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 const SHARDS: usize = 16;
+/// Groups in a shard below which idle ones are kept.
+const KEEP_IDLE: usize = 64;
+/// Small files of so many threads at a time are kept apart.
+const MAX_LOCALITIES: usize = 16;
 /// What a group costs beside its runs.
 const GROUP_BYTES: usize = 320;
 
@@ -84,6 +90,25 @@ pub(super) fn sub(total: &AtomicU64, count: u32) {
     debug_assert!(old >= count, "a total fell below zero");
 }
 
+/// What was done since the mount.
+#[derive(Default)]
+pub(super) struct Stats {
+    /// Runs found by a search.
+    pub(super) allocations: AtomicU64,
+    /// Groups that searches looked into.
+    pub(super) touched: AtomicU64,
+    /// Buddies built, and how many of these had their bitmap read from the device.
+    pub(super) builds: AtomicU64,
+    pub(super) bitmap_reads: AtomicU64,
+}
+
+/// A part of the groups in memory.
+struct Shard {
+    groups: HashMap<u32, Arc<Group>>,
+    /// How many there may be before idle ones are dropped.
+    limit: usize,
+}
+
 pub(super) struct Groups {
     pub(super) cache: Arc<BlockCache>,
     pub(super) memory: Arc<Memory>,
@@ -98,11 +123,21 @@ pub(super) struct Groups {
     pub(super) used_dirs: Vec<AtomicU32>,
     /// Groups with freed blocks, by transaction.
     pub(super) frees: Mutex<freed::Pending>,
+    /// What small files share.
+    pub(super) localities: Localities,
+    /// The groups in which large files went on last, by inode.
+    pub(super) streams: Vec<AtomicU32>,
+    pub(super) explore: Exploration,
+    pub(super) stats: Stats,
+    /// Clusters of a RAID stripe, 0 or 1: none.
+    pub(super) stripe: u32,
+    /// Whether what was freed is to be discarded.
+    pub(super) discard: AtomicBool,
     /// Why groups were given up, for whoever records it.
     errors: Mutex<Vec<Error>>,
     /// Held while the buffer of an uninitialised bitmap is made.
     fresh: Mutex<()>,
-    shards: Vec<Mutex<HashMap<u32, Arc<Group>>>>,
+    shards: Vec<Mutex<Shard>>,
     buddies: AtomicU32,
     _charge: Charge,
 }
@@ -112,13 +147,27 @@ impl Groups {
         cache: Arc<BlockCache>,
         memory: Arc<Memory>,
         summary: super::mount::Summary,
+        settings: &Settings,
     ) -> Arc<Self> {
         let geo = Arc::clone(cache.geometry());
-        let bytes = GroupIndexes::size(geo.group_count)
+        let bytes = GroupIndexes::size(geo.group_count, geo.clusters_per_group)
             + geo.group_count as usize * 8
             + summary.zones.bytes();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let streams = (geo.group_count as usize / 4).clamp(1, cores);
+        let stripe = settings.stripe >> geo.cluster_ratio_bits;
         let groups = Arc::new(Self {
             _charge: memory.charge(Class::Group, bytes),
+            localities: Localities::new(cores.min(MAX_LOCALITIES)),
+            streams: (0..streams).map(|_| AtomicU32::new(u32::MAX)).collect(),
+            explore: Exploration::new(),
+            stats: Stats::default(),
+            stripe: if stripe <= geo.clusters_per_group {
+                stripe
+            } else {
+                0
+            },
+            discard: AtomicBool::new(settings.discard),
             cache,
             geo,
             zones: summary.zones,
@@ -131,7 +180,7 @@ impl Groups {
             errors: Mutex::new(Rank::Leaf, Vec::new()),
             fresh: Mutex::new(Rank::BufferWrite, ()),
             shards: (0..SHARDS)
-                .map(|_| Mutex::new(Rank::Shard, HashMap::new()))
+                .map(|_| Mutex::new(Rank::Shard, Shard::default()))
                 .collect(),
             buddies: AtomicU32::new(0),
             memory,
@@ -143,40 +192,44 @@ impl Groups {
 
     /// The group, read from its descriptor on first touch.
     pub(super) fn get(&self, index: GroupIndex) -> Result<Arc<Group>> {
-        let shard = &self.shards[index.get() as usize % SHARDS];
-        if let Some(group) = shard.lock().get(&index.get()) {
+        if let Some(group) = self.resident(index) {
+            return Ok(group);
+        }
+        let (buffer, _) = self.descriptor(index)?;
+        let mut shard = self.shard(index).lock();
+        if let Some(group) = shard.groups.get(&index.get()) {
             return Ok(Arc::clone(group));
         }
-        let (_, desc) = self.descriptor(index)?;
-        let size = self.geo.blocks_in_group(index);
-        let state = GroupState {
+        // Blocks enter B or leave it only through a group in memory; there is none, so these counts stay right.
+        let desc = self.parse(&buffer.snapshot(), index)?;
+        let last = self.index.summary(index.get());
+        let last = last.unwrap_or(Summary::guess(desc.free_blocks, false));
+        let charge = self.memory.charge(Class::Group, GROUP_BYTES);
+        let state = GroupState::new(
             index,
-            size,
-            not_in_bitmap: desc.free_blocks,
-            free: desc.free_blocks,
-            uninit: self.is_uninit(&desc, flag::BLOCK_UNINIT),
-            corrupt: false,
-            buddy: None,
-            order: None,
-            unused: BTreeMap::new(),
-            reserved: BTreeMap::new(),
-            freed: BTreeMap::new(),
-            _charge: self.memory.charge(Class::Group, GROUP_BYTES),
-        };
+            self.clusters_in_group(index),
+            desc.free_blocks,
+            last,
+            charge,
+        );
         let group = Arc::new(Group {
             index,
             state: Mutex::new(Rank::Group, state),
         });
-        // Blocks leave B or enter it only through a group in memory, so the first one made stays right.
-        Ok(Arc::clone(shard.lock().entry(index.get()).or_insert(group)))
+        shard.groups.insert(index.get(), Arc::clone(&group));
+        if shard.groups.len() > shard.limit {
+            shard.drop_idle();
+        }
+        Ok(group)
+    }
+
+    fn shard(&self, index: GroupIndex) -> &Mutex<Shard> {
+        &self.shards[index.get() as usize % SHARDS]
     }
 
     /// The group if it is in memory.
     pub(super) fn resident(&self, index: GroupIndex) -> Option<Arc<Group>> {
-        self.shards[index.get() as usize % SHARDS]
-            .lock()
-            .get(&index.get())
-            .cloned()
+        self.shard(index).lock().groups.get(&index.get()).cloned()
     }
 
     /// All groups in memory.
@@ -184,10 +237,17 @@ impl Groups {
         let mut groups: Vec<_> = self
             .shards
             .iter()
-            .flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>())
+            .flat_map(|shard| shard.lock().groups.values().cloned().collect::<Vec<_>>())
             .collect();
         groups.sort_unstable_by_key(|group| group.index);
         groups
+    }
+
+    /// Drops all groups of which nothing is in memory but their counts.
+    pub(super) fn drop_idle(&self) {
+        for shard in &self.shards {
+            shard.lock().drop_idle();
+        }
     }
 
     /// A group's descriptor as it is now, and the buffer that holds it.
@@ -295,7 +355,7 @@ impl Groups {
                 return Ok(Some(state));
             }
             drop(state);
-            if let Some(state) = self.build(group)? {
+            if let Some(state) = self.build(group, None)? {
                 return Ok(Some(state));
             }
         }
@@ -303,14 +363,18 @@ impl Groups {
     }
 
     /// Builds the buddy. `None` when the bitmap was initialised meanwhile: once more.
-    fn build<'g>(&self, group: &'g Group) -> Result<Option<MutexGuard<'g, GroupState>>> {
+    pub(super) fn build<'g>(
+        &self,
+        group: &'g Group,
+        frames: Option<[Frame; 2]>,
+    ) -> Result<Option<MutexGuard<'g, GroupState>>> {
         let (buffer, desc) = self.descriptor(group.index)?;
         let bitmap = match self.is_uninit(&desc, flag::BLOCK_UNINIT) {
             true => None,
-            false => Some(self.cache.read(desc.block_bitmap, BlockKind::Plain)?),
+            false => Some(self.read_bitmap(desc.block_bitmap)?),
         };
-        let free = self.memory.frame(Class::Buddy);
-        let chunks = self.memory.frame(Class::Buddy);
+        let frame = || self.memory.frame(Class::Buddy);
+        let [free, chunks] = frames.unwrap_or_else(|| [frame(), frame()]);
         // Only an uninitialised bitmap needs a place to be written to.
         let mut scratch = bitmap.is_none().then(|| self.memory.frame(Class::Buddy));
         let mut state = group.lock();
@@ -340,6 +404,7 @@ impl Groups {
             Ok(buddy) => {
                 state.publish(buddy);
                 self.buddies.fetch_add(1, Ordering::Relaxed);
+                self.stats.builds.fetch_add(1, Ordering::Relaxed);
                 self.reindex(&state);
                 Ok(Some(state))
             }
@@ -348,6 +413,13 @@ impl Groups {
                 Err(error)
             }
         }
+    }
+
+    fn read_bitmap(&self, block: FsBlock) -> Result<BufferRef> {
+        if self.cache.cached(block).is_none() {
+            self.stats.bitmap_reads.fetch_add(1, Ordering::Relaxed);
+        }
+        self.cache.read(block, BlockKind::Plain)
     }
 
     fn adds_up(&self, state: &GroupState, desc: &GroupDesc, buddy: Buddy) -> Result<Buddy> {
@@ -371,7 +443,7 @@ impl Groups {
             return;
         }
         log::warn!("group {} is not used any more: {error}", state.index);
-        self.errors.lock().push(error.clone());
+        self.record_error(error.clone());
         state.corrupt = true;
         self.forget_buddy(state);
         let free = u64::from(state.free);
@@ -384,15 +456,17 @@ impl Groups {
         self.reindex(state);
     }
 
+    pub(super) fn record_error(&self, error: Error) {
+        self.errors.lock().push(error);
+    }
+
     /// Why groups were given up since the last call.
     pub(super) fn take_errors(&self) -> Vec<Error> {
         std::mem::take(&mut *self.errors.lock())
     }
 
     pub(super) fn reindex(&self, state: &GroupState) {
-        let free = if state.corrupt { 0 } else { state.free };
-        self.index
-            .set(state.index.get(), free, state.index_order(), state.uninit);
+        self.index.set(state.index.get(), state.summary());
     }
 
     /// U, R or F to free: the blocks of `len` become available again.
@@ -416,11 +490,43 @@ impl Groups {
         dropped
     }
 
-    /// The group of a block, its bit there, and how many blocks of `len` lie in that group.
-    pub(super) fn split(&self, start: FsBlock, len: u32) -> (GroupIndex, u32, u32) {
+    /// The group of a block and its bit there.
+    pub(super) fn place(&self, block: FsBlock) -> (GroupIndex, u32) {
+        let (group, bit) = self.geo.group_of(block);
+        (group, bit.get() >> self.geo.cluster_ratio_bits)
+    }
+
+    /// The first block of a bit.
+    pub(super) fn block_at(&self, group: GroupIndex, bit: u32) -> FsBlock {
+        let block = BlockInGroup::new(bit << self.geo.cluster_ratio_bits);
+        self.geo.block_at(group, block)
+    }
+
+    /// The clusters that hold a run of blocks, as far as they lie in the first one's group: group, first bit, how many
+    /// bits, and how many of the blocks.
+    pub(super) fn split(&self, start: FsBlock, len: u32) -> (GroupIndex, u32, u32, u32) {
         let (group, bit) = self.geo.group_of(start);
         let left = self.geo.blocks_in_group(group).saturating_sub(bit.get());
-        (group, bit.get(), len.min(left))
+        let blocks = len.min(left);
+        let ratio = self.geo.cluster_ratio_bits;
+        let first = bit.get() >> ratio;
+        let last = (bit.get() + blocks.max(1) - 1) >> ratio;
+        let bits = if blocks == 0 { 0 } else { last - first + 1 };
+        (group, first, bits, blocks)
+    }
+
+    pub(super) fn clusters_in_group(&self, group: GroupIndex) -> u32 {
+        zones::clusters_in_group(&self.geo, group)
+    }
+
+    /// Blocks of so many clusters.
+    pub(super) fn blocks(&self, clusters: u64) -> u64 {
+        clusters << self.geo.cluster_ratio_bits
+    }
+
+    /// Clusters that hold so many blocks.
+    pub(super) fn clusters(&self, blocks: u64) -> u64 {
+        blocks.div_ceil(1 << self.geo.cluster_ratio_bits)
     }
 
     pub(super) fn inode_group(&self, ino: InodeNumber) -> GroupIndex {
@@ -431,8 +537,29 @@ impl Groups {
 
     /// Blocks that a bitmap leaves clear.
     pub(super) fn clear_bits(&self, index: GroupIndex, bitmap: &[u8]) -> u32 {
-        let size = self.geo.blocks_in_group(index);
+        let size = self.clusters_in_group(index);
         size - bits::count(bitmap, size)
+    }
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self {
+            groups: HashMap::new(),
+            limit: KEEP_IDLE,
+        }
+    }
+}
+
+impl Shard {
+    /// Drops groups that nobody holds and that own nothing. Whoever wants one needs this shard first.
+    fn drop_idle(&mut self) {
+        self.groups.retain(|_, group| {
+            let unused = Arc::strong_count(group) == 1;
+            !(unused && group.try_lock().is_some_and(|state| state.is_idle()))
+        });
+        self.groups.shrink_to(KEEP_IDLE);
+        self.limit = KEEP_IDLE.max(2 * self.groups.len());
     }
 }
 
@@ -445,7 +572,7 @@ impl Shrinker for Groups {
                 break;
             }
             let members: Vec<Arc<Group>> = match shard.try_lock() {
-                Some(shard) => shard.values().cloned().collect(),
+                Some(shard) => shard.groups.values().cloned().collect(),
                 None => continue,
             };
             for group in members {
@@ -457,6 +584,9 @@ impl Shrinker for Groups {
                 {
                     freed += 2;
                 }
+            }
+            if let Some(mut shard) = shard.try_lock() {
+                shard.drop_idle();
             }
         }
         freed

@@ -1,106 +1,201 @@
-//! Which groups are worth a look: one bitset over groups for each order of their largest free chunk.
+//! Which groups are worth a look: sets of groups by the order of their largest free chunk, by the order of their
+//! average free run, and by what their free count could hold where nobody has looked yet.
 //!
 //! Source: the design's section on the allocator.
-//! Invariants: a group stands in at most one set; a group whose bitmap was never looked at stands where its
-//! free count could put it at best, one whose buddy was dropped where it surely is.
+//! Invariants: a group with a free block stands in `largest` and `average` once it is known, in `guess` until then,
+//! in no set without one; for a group whose buddy was dropped, both orders are lower bounds. What is known of a group
+//! outlives its state in memory.
 
+use super::bitset::GroupSet;
+use crate::sync::{Mutex, Rank};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::sync::{Mutex, Rank};
-
-const ORDERS: usize = 20;
 const NONE: u8 = u8::MAX;
+
+/// What is known of a group's free blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Summary {
+    pub(super) free: u32,
+    /// The order of the largest free chunk.
+    pub(super) largest: Option<u32>,
+    /// The length of the average free run.
+    pub(super) average: u32,
+    /// Somebody has looked, or nothing was ever allocated there.
+    pub(super) known: bool,
+}
+
+impl Summary {
+    /// Of a group nobody has looked at: the best that the free count allows.
+    pub(super) fn guess(free: u32, known: bool) -> Self {
+        Self {
+            free,
+            largest: free.checked_ilog2(),
+            average: free,
+            known,
+        }
+    }
+}
+
+/// Which index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Largest,
+    Average,
+    /// Groups nobody has looked at.
+    Guess,
+}
 
 pub(super) struct GroupIndexes {
     sets: Mutex<Sets>,
-    /// Free blocks of each group, for the levels that look at nothing else.
+    /// By group, for those who look at nothing else.
     free: Vec<AtomicU32>,
+    average: Vec<AtomicU32>,
 }
 
 struct Sets {
-    by_order: Vec<Vec<u64>>,
-    uninit: Vec<u64>,
-    order_of: Vec<u8>,
+    /// By order.
+    largest: Vec<GroupSet>,
+    average: Vec<GroupSet>,
+    guess: Vec<GroupSet>,
+    places: Vec<Place>,
+    /// Groups of which nothing became free since they were trimmed.
+    trimmed: GroupSet,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place {
+    largest: u8,
+    average: u8,
+    known: bool,
 }
 
 impl GroupIndexes {
-    pub(super) fn new(groups: u32) -> Self {
-        let words = groups.div_ceil(64) as usize;
+    /// `blocks`: in a whole group.
+    pub(super) fn new(groups: u32, blocks: u32) -> Self {
+        let orders = orders(blocks);
+        let sets = || (0..orders).map(|_| GroupSet::new(groups)).collect();
+        let nowhere = Place {
+            largest: NONE,
+            average: NONE,
+            known: false,
+        };
+        let counters = || (0..groups).map(|_| AtomicU32::new(0)).collect();
         Self {
             sets: Mutex::new(
                 Rank::Leaf,
                 Sets {
-                    by_order: vec![vec![0; words]; ORDERS],
-                    uninit: vec![0; words],
-                    order_of: vec![NONE; groups as usize],
+                    largest: sets(),
+                    average: sets(),
+                    guess: sets(),
+                    places: vec![nowhere; groups as usize],
+                    trimmed: GroupSet::new(groups),
                 },
             ),
-            free: (0..groups).map(|_| AtomicU32::new(0)).collect(),
+            free: counters(),
+            average: counters(),
         }
     }
 
     /// Bytes for `groups` groups.
-    pub(super) fn size(groups: u32) -> usize {
-        (groups.div_ceil(64) as usize) * 8 * (ORDERS + 1) + groups as usize * 5
+    pub(super) fn size(groups: u32, blocks: u32) -> usize {
+        let sets = 3 * orders(blocks) + 1;
+        sets * GroupSet::bytes(groups) + groups as usize * (8 + size_of::<Place>())
     }
 
     pub(super) fn free(&self, group: u32) -> u32 {
-        self.free
-            .get(group as usize)
-            .map_or(0, |free| free.load(Ordering::Relaxed))
+        let free = self.free.get(group as usize);
+        free.map_or(0, |free| free.load(Ordering::Relaxed))
     }
 
-    /// Files a group under `order`; `None` takes it out. Called under the group's lock.
-    pub(super) fn set(&self, group: u32, free: u32, order: Option<u32>, uninit: bool) {
+    pub(super) fn average(&self, group: u32) -> u32 {
+        let average = self.average.get(group as usize);
+        average.map_or(0, |average| average.load(Ordering::Relaxed))
+    }
+
+    /// What a group was filed under.
+    pub(super) fn summary(&self, group: u32) -> Option<Summary> {
+        let place = *self.sets.lock().places.get(group as usize)?;
+        Some(Summary {
+            free: self.free(group),
+            largest: (place.largest != NONE).then_some(u32::from(place.largest)),
+            average: self.average(group),
+            known: place.known,
+        })
+    }
+
+    /// Files a group. Called under the group's lock.
+    pub(super) fn set(&self, group: u32, summary: Summary) {
         let index = group as usize;
-        let Some(slot) = self.free.get(index) else {
+        let (Some(free), Some(average)) = (self.free.get(index), self.average.get(index)) else {
             return;
         };
-        slot.store(free, Ordering::Relaxed);
-        let order = order.map_or(NONE, |order| order.min(ORDERS as u32 - 1) as u8);
-        let (word, mask) = (index / 64, 1u64 << (index % 64));
+        free.store(summary.free, Ordering::Relaxed);
+        average.store(summary.average, Ordering::Relaxed);
         let mut sets = self.sets.lock();
-        let old = std::mem::replace(&mut sets.order_of[index], order);
-        if old != order {
-            if old != NONE {
-                sets.by_order[old as usize][word] &= !mask;
-            }
-            if order != NONE {
-                sets.by_order[order as usize][word] |= mask;
-            }
-        }
-        if uninit {
-            sets.uninit[word] |= mask;
-        } else {
-            sets.uninit[word] &= !mask;
+        let top = sets.largest.len() as u32 - 1;
+        let filed = |order: Option<u32>| match order {
+            Some(order) if summary.free > 0 => order.min(top) as u8,
+            _ => NONE,
+        };
+        let new = Place {
+            largest: filed(summary.largest),
+            average: filed(summary.average.checked_ilog2()),
+            known: summary.known,
+        };
+        let old = std::mem::replace(&mut sets.places[index], new);
+        if old != new {
+            sets.each(old, |set| set.remove(group));
+            sets.each(new, |set| set.insert(group));
         }
     }
 
-    /// The first group in `from..to` whose largest chunk has at least this order.
-    pub(super) fn next(&self, order: u32, from: u32, to: u32, uninit: bool) -> Option<u32> {
+    /// The first group in `from..to` that is filed under at least this order.
+    pub(super) fn next(&self, by: By, order: u32, from: u32, to: u32) -> Option<u32> {
         let sets = self.sets.lock();
-        let mut at = from;
-        while at < to {
-            let word = at as usize / 64;
-            let mut found = sets
-                .by_order
-                .iter()
-                .skip(order as usize)
-                .fold(0, |all, set| all | set[word]);
-            found &= if uninit {
-                sets.uninit[word]
-            } else {
-                !sets.uninit[word]
-            };
-            found &= u64::MAX << (at % 64);
-            if found != 0 {
-                let group = (word as u32) * 64 + found.trailing_zeros();
-                return (group < to).then_some(group);
-            }
-            at = (word as u32 + 1) * 64;
-        }
-        None
+        let by_order = match by {
+            By::Largest => &sets.largest,
+            By::Average => &sets.average,
+            By::Guess => &sets.guess,
+        };
+        let enough = by_order.iter().skip(order as usize);
+        enough.fold(None, |best: Option<u32>, set| {
+            set.next(from, best.unwrap_or(to)).or(best)
+        })
     }
+
+    pub(super) fn set_trimmed(&self, group: u32, trimmed: bool) {
+        let mut sets = self.sets.lock();
+        if trimmed {
+            sets.trimmed.insert(group);
+        } else {
+            sets.trimmed.remove(group);
+        }
+    }
+
+    pub(super) fn is_trimmed(&self, group: u32) -> bool {
+        self.sets.lock().trimmed.contains(group)
+    }
+}
+
+impl Sets {
+    /// Runs `change` on every set that a place stands for.
+    fn each(&mut self, place: Place, mut change: impl FnMut(&mut GroupSet)) {
+        let mut at = |sets: &mut Vec<GroupSet>, order: u8| {
+            if let Some(set) = sets.get_mut(order as usize) {
+                change(set);
+            }
+        };
+        if place.known {
+            at(&mut self.largest, place.largest);
+            at(&mut self.average, place.average);
+        } else {
+            at(&mut self.guess, place.largest);
+        }
+    }
+}
+
+fn orders(blocks: u32) -> usize {
+    blocks.max(1).ilog2() as usize + 1
 }
 
 #[cfg(test)]
@@ -108,20 +203,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_found_by_order_and_state() {
-        let index = GroupIndexes::new(200);
-        index.set(3, 10, Some(3), false);
-        index.set(70, 100, Some(6), false);
-        index.set(150, 100, Some(6), true);
-        assert_eq!(index.next(3, 0, 200, false), Some(3));
-        assert_eq!(index.next(4, 0, 200, false), Some(70));
-        assert_eq!(index.next(4, 71, 200, false), None);
-        assert_eq!(index.next(4, 0, 200, true), Some(150));
-        assert_eq!(index.next(4, 0, 150, true), None);
-        index.set(70, 1, Some(0), false);
-        assert_eq!(index.next(4, 0, 200, false), None);
-        index.set(3, 0, None, false);
-        assert_eq!(index.next(0, 0, 200, false), Some(70));
-        assert_eq!(index.free(70), 1);
+    fn groups_are_found_by_what_is_known_of_them() {
+        let index = GroupIndexes::new(200, 1 << 15);
+        let summary = |free, largest, average, known| Summary {
+            free,
+            largest: Some(largest),
+            average,
+            known,
+        };
+        index.set(3, summary(10, 3, 5, true));
+        index.set(70, summary(100, 6, 20, true));
+        index.set(150, Summary::guess(100, false));
+        assert_eq!(index.next(By::Largest, 3, 0, 200), Some(3));
+        assert_eq!(index.next(By::Largest, 4, 0, 200), Some(70));
+        assert_eq!(index.next(By::Largest, 4, 71, 200), None);
+        assert_eq!(index.next(By::Average, 3, 0, 200), Some(70));
+        assert_eq!(index.next(By::Average, 5, 0, 200), None);
+        assert_eq!(index.next(By::Guess, 6, 0, 200), Some(150));
+        assert_eq!(index.next(By::Guess, 6, 0, 150), None);
+        index.set(150, summary(100, 2, 4, true));
+        assert_eq!(index.next(By::Guess, 0, 0, 200), None);
+        index.set(70, summary(1, 0, 1, true));
+        assert_eq!(index.next(By::Largest, 3, 4, 200), None);
+        index.set(3, summary(0, 0, 0, true));
+        assert_eq!(index.next(By::Largest, 0, 0, 200), Some(70));
+        assert_eq!((index.free(70), index.average(150)), (1, 4));
+        assert_eq!(index.summary(150), Some(summary(100, 2, 4, true)));
+        assert_eq!(index.summary(200), None);
     }
 }

@@ -27,11 +27,53 @@ impl Groups {
         while let Some(index) = group {
             let index = GroupIndex::new(index);
             if self.claim_inode(index) {
-                return self.take_inode(handle, index, is_dir);
+                match self.verified_for_inodes(index) {
+                    Ok(()) => return self.take_inode(handle, index, is_dir),
+                    Err(error) => self.give_up_inodes(index, error),
+                }
             }
             group = self.any_inode_group(index.get());
         }
         Err(Posix::NoSpc.into())
+    }
+
+    /// Looks at a group's inode bitmap before a handle's credits are spent on it.
+    fn verified_for_inodes(&self, index: GroupIndex) -> Result<()> {
+        let group = self.get(index)?;
+        let (buffer, desc) = self.descriptor(index)?;
+        if self.is_uninit(&desc, flag::INODE_UNINIT) {
+            return Ok(());
+        }
+        let bitmap = self.cache.read(desc.inode_bitmap, BlockKind::Plain)?;
+        let _state = group.lock();
+        let desc = self.parse(&buffer.snapshot(), index)?;
+        if self.is_uninit(&desc, flag::INODE_UNINIT) {
+            return Ok(());
+        }
+        let bitmap = bitmap.snapshot();
+        self.verify_inode_bitmap(index, &desc, &bitmap)?;
+        // Descriptor and bitmap change together, under this lock.
+        let first = self.first_inode(index);
+        match bits::next(&bitmap, first, self.geo.inodes_per_group, false) {
+            Some(_) if desc.free_inodes > 0 => Ok(()),
+            _ => {
+                let kind = CorruptKind::Ownership { what: WHAT };
+                Err(Error::corrupt(kind, Location::group(index)))
+            }
+        }
+    }
+
+    /// No inode comes from this group any more.
+    fn give_up_inodes(&self, index: GroupIndex, error: Error) {
+        log::warn!("no inode is made in group {index} any more: {error}");
+        self.free_inodes[index.get() as usize].store(0, Ordering::Relaxed);
+        self.record_error(error);
+    }
+
+    /// The first inode of a group that may be used, as a bit.
+    fn first_inode(&self, index: GroupIndex) -> u32 {
+        let special = self.geo.first_ino.saturating_sub(1);
+        special.saturating_sub(index.get().saturating_mul(self.geo.inodes_per_group))
     }
 
     pub(super) fn free_inode(
@@ -90,11 +132,7 @@ impl Groups {
         is_dir: bool,
     ) -> Result<InodeNumber> {
         let per_group = self.geo.inodes_per_group;
-        let first = if index.get() == 0 {
-            self.geo.first_ino.saturating_sub(1)
-        } else {
-            0
-        };
+        let first = self.first_inode(index);
         let taken = self.change_inode_bitmap(handle, index, true, |bitmap, desc| {
             let bit = bits::next(bitmap, first, per_group, false).filter(|_| desc.free_inodes > 0);
             let Some(bit) = bit else {

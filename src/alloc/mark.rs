@@ -6,7 +6,7 @@
 
 use super::bits;
 use super::groups::{Bitmap, Groups, add, sub};
-use super::owner::GroupState;
+use super::owner::{GroupState, Wait};
 use super::reserved::Reserved;
 use crate::cache::BufferWrite;
 use crate::error::{CorruptKind, Error, Location, Result, Structure};
@@ -17,12 +17,12 @@ use crate::journal::Handle;
 use crate::memory::Class;
 
 /// What a record of freed blocks costs.
-const FREED_BYTES: usize = 96;
+pub(super) const FREED_BYTES: usize = 96;
 
 impl Groups {
     /// R to B for the first `len` blocks of the run, R to free for the rest.
     pub(super) fn mark(&self, handle: &Handle<'_>, mut reserved: Reserved, len: u32) -> Result<()> {
-        let len = len.min(reserved.len());
+        let len = (self.clusters(u64::from(len)) as u32).min(reserved.count);
         if len == 0 {
             return Ok(());
         }
@@ -52,7 +52,7 @@ impl Groups {
         Ok(())
     }
 
-    /// A run cut at group borders; an error when it leaves the volume or touches fixed metadata.
+    /// A run cut at group borders: group, first bit, bits; an error when it leaves the volume or touches fixed metadata.
     fn pieces(&self, start: FsBlock, len: u32) -> Result<Vec<(GroupIndex, u32, u32)>> {
         let end = start.get().checked_add(u64::from(len));
         let inside = start.get() >= u64::from(self.geo.first_data_block)
@@ -67,11 +67,11 @@ impl Groups {
         let mut pieces = Vec::new();
         let (mut at, mut left) = (start, len);
         while left > 0 {
-            let (group, bit, here) = self.split(at, left);
+            let (group, bit, bits, here) = self.split(at, left);
             if here == 0 {
                 break;
             }
-            pieces.push((group, bit, here));
+            pieces.push((group, bit, bits));
             left -= here;
             at = FsBlock::new(at.get() + u64::from(here));
         }
@@ -106,7 +106,7 @@ impl Groups {
         len: u32,
     ) -> Result<()> {
         if self.get(index)?.lock().corrupt {
-            log::warn!("{len} blocks of group {index}, which is corrupt, are not freed");
+            log::warn!("{len} clusters of group {index}, which is corrupt, are not freed");
             return Ok(());
         }
         let tid = handle.tid();
@@ -118,7 +118,7 @@ impl Groups {
             bits::fill(bitmap, bit, len, false);
             desc.free_blocks += len;
             state.not_in_bitmap = desc.free_blocks;
-            state.add_freed(bit, len, tid, charge);
+            state.add_freed(bit, len, Wait::Commit(tid), charge);
             add(&self.totals.not_in_bitmap, len);
             add(&self.totals.held, len);
             self.frees.lock().add(tid, index);
@@ -164,10 +164,9 @@ impl Groups {
         &self,
         bitmap: &mut [u8],
         desc: &mut GroupDesc,
-        state: &mut GroupState,
+        state: &GroupState,
     ) -> Result<()> {
         if !self.is_uninit(desc, flag::BLOCK_UNINIT) {
-            state.uninit = false;
             return self.verify_block_bitmap(state.index, desc, bitmap);
         }
         self.zones.fill_bitmap(&self.geo, state.index, bitmap);
@@ -175,7 +174,6 @@ impl Groups {
             return Err(state.conflict());
         }
         desc.flags &= !flag::BLOCK_UNINIT;
-        state.uninit = false;
         Ok(())
     }
 

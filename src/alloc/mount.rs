@@ -5,7 +5,7 @@
 //! not looked at.
 
 use super::groups::{Totals, add};
-use super::index::GroupIndexes;
+use super::index::{self, GroupIndexes};
 use super::zones::SystemZones;
 use crate::cache::BlockCache;
 use crate::error::{Location, Result};
@@ -32,7 +32,7 @@ pub(super) fn scan(cache: &BlockCache, memory: &Arc<Memory>) -> Result<Summary> 
     let geo = cache.geometry();
     let mut summary = Summary {
         zones: SystemZones::default(),
-        index: GroupIndexes::new(geo.group_count),
+        index: GroupIndexes::new(geo.group_count, geo.clusters_per_group),
         totals: Totals::default(),
         free_inodes: Vec::with_capacity(geo.group_count as usize),
         used_dirs: Vec::with_capacity(geo.group_count as usize),
@@ -79,7 +79,7 @@ impl Summary {
             .unwrap_or(&[]);
         let desc = GroupDesc::parse(desc, geo, group)
             .map_err(|error| error.located(Location::group(group).with_block(block)))?;
-        let free = desc.free_blocks << geo.cluster_ratio_bits;
+        let free = desc.free_blocks;
         self.zones.add_group(geo, group, &desc);
         add(&self.totals.not_in_bitmap, free);
         add(&self.totals.available, free);
@@ -88,8 +88,9 @@ impl Summary {
         self.free_inodes.push(AtomicU32::new(desc.free_inodes));
         self.used_dirs.push(AtomicU32::new(desc.used_dirs));
         let uninit = desc.flags & flag::BLOCK_UNINIT != 0 && geo.features.group_csum();
+        // Where nothing was ever allocated the guess is right.
         self.index
-            .set(group.get(), free, free.checked_ilog2(), uninit);
+            .set(group.get(), index::Summary::guess(free, uninit));
         Ok(())
     }
 }

@@ -4,8 +4,8 @@
 //! Invariants: a plan never covers less than the request, never reaches into the next preallocation of the
 //! file and never exceeds a group.
 
-/// Files up to this many blocks get what they ask for and no more.
-const SMALL_FILE_BLOCKS: u64 = 16;
+use super::locality::SMALL_FILE_BLOCKS;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 

@@ -5,6 +5,7 @@
 //! holds the group's lock; nothing here waits, reads or takes another lock.
 
 use super::buddy::Buddy;
+use super::index::Summary;
 use crate::error::{CorruptKind, Error, Location, Structure};
 use crate::ids::{GroupIndex, Tid};
 use crate::memory::Charge;
@@ -21,28 +22,41 @@ pub(super) struct Prealloc {
     pub(super) _charge: Charge,
 }
 
-/// Freed blocks that wait for their transaction.
-pub(super) struct Freed {
-    pub(super) len: u32,
-    pub(super) tid: Tid,
-    pub(super) _charge: Charge,
+/// What blocks of F wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The transaction that clears their bits.
+    Commit(Tid),
+    /// The device is still to be told that they hold nothing.
+    Discard,
+    /// The device is being told.
+    Underway,
 }
 
-/// What a group knows while it is in memory.
+/// Blocks of F.
+pub(super) struct Freed {
+    pub(super) len: u32,
+    pub(super) wait: Wait,
+    pub(super) charge: Charge,
+}
+
+/// What a group knows while it is in memory. All counts are in clusters (blocks, without bigalloc).
 pub(super) struct GroupState {
     pub(super) index: GroupIndex,
-    /// Blocks in the group.
+    /// Clusters in the group.
     pub(super) size: u32,
     /// size - |B|: the descriptor's free count.
     pub(super) not_in_bitmap: u32,
     pub(super) free: u32,
-    /// Nothing but fixed metadata is in use, and the bitmap on disk is not written yet.
-    pub(super) uninit: bool,
     /// The sets did not add up: nothing is allocated from here or freed into it again.
     pub(super) corrupt: bool,
     pub(super) buddy: Option<Buddy>,
-    /// Exact with a buddy, a lower bound without one; `None` before the first build.
-    pub(super) order: Option<Option<u32>>,
+    /// A buddy was built once, or the group was never used: `order` and `fragments` mean something.
+    pub(super) known: bool,
+    /// Of the largest free chunk: exact with a buddy, a lower bound without one.
+    pub(super) order: Option<u32>,
+    /// Free runs: exact with a buddy, an upper bound without one.
+    pub(super) fragments: u32,
     /// U: preallocations by first block.
     pub(super) unused: BTreeMap<u32, Arc<Prealloc>>,
     /// R: first block to length.
@@ -53,16 +67,83 @@ pub(super) struct GroupState {
 }
 
 impl GroupState {
+    /// A group that has no U, R and F.
+    pub(super) fn new(
+        index: GroupIndex,
+        size: u32,
+        free: u32,
+        last: Summary,
+        charge: Charge,
+    ) -> Self {
+        let average = last.average.max(1);
+        Self {
+            index,
+            size,
+            not_in_bitmap: free,
+            free,
+            corrupt: false,
+            buddy: None,
+            known: last.known,
+            order: last.largest,
+            fragments: last.free.div_ceil(average),
+            unused: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            freed: BTreeMap::new(),
+            _charge: charge,
+        }
+    }
+
+    /// Whether nothing is lost when the state is dropped.
+    pub(super) fn is_idle(&self) -> bool {
+        let owns_none = self.unused.is_empty() && self.reserved.is_empty() && self.freed.is_empty();
+        owns_none && self.buddy.is_none() && !self.corrupt
+    }
+
+    /// What the group is filed under.
+    pub(super) fn summary(&self) -> Summary {
+        if self.corrupt {
+            return Summary {
+                known: true,
+                ..Summary::guess(0, true)
+            };
+        }
+        match self.known {
+            false => Summary::guess(self.free, false),
+            true => Summary {
+                free: self.free,
+                largest: self.order.or(self.free.checked_ilog2().map(|_| 0)),
+                average: self.free / self.fragments.max(1),
+                known: true,
+            },
+        }
+    }
+
     /// Free to R. `false`: not free (any more), or no buddy to tell.
     #[must_use]
     pub(super) fn reserve(&mut self, start: u32, len: u32) -> bool {
-        let taken = self
-            .buddy
-            .as_mut()
-            .is_some_and(|buddy| buddy.take(start, len));
+        let taken = self.take(start, len);
+        if taken {
+            self.reserved.insert(start, len);
+        }
+        taken
+    }
+
+    /// Free to F: what is going to be trimmed. `false` as with `reserve`.
+    #[must_use]
+    pub(super) fn hold_for_trim(&mut self, start: u32, len: u32, charge: Charge) -> bool {
+        let taken = self.take(start, len);
+        if taken {
+            let wait = Wait::Underway;
+            self.freed.insert(start, Freed { len, wait, charge });
+        }
+        taken
+    }
+
+    fn take(&mut self, start: u32, len: u32) -> bool {
+        let buddy = self.buddy.as_mut();
+        let taken = buddy.is_some_and(|buddy| buddy.take(start, len));
         if taken {
             self.free -= len;
-            self.reserved.insert(start, len);
             self.refresh();
         }
         taken
@@ -90,8 +171,8 @@ impl GroupState {
                 self.refresh();
             }
             None => {
-                let inside = chunk_order(start, len);
-                self.order = self.order.map(|order| order.max(Some(inside)));
+                self.order = self.order.max(Some(chunk_order(start, len)));
+                self.fragments += 1;
             }
         }
     }
@@ -142,16 +223,12 @@ impl GroupState {
         )
     }
 
-    /// B to F's record: merges with a neighbour of the same transaction.
-    pub(super) fn add_freed(&mut self, start: u32, len: u32, tid: Tid, charge: Charge) {
-        let mut run = Freed {
-            len,
-            tid,
-            _charge: charge,
-        };
+    /// B to F's record: merges with a neighbour that waits for the same.
+    pub(super) fn add_freed(&mut self, start: u32, len: u32, wait: Wait, charge: Charge) {
+        let mut run = Freed { len, wait, charge };
         let mut first = start;
         if let Some((&before, found)) = self.freed.range(..start).next_back()
-            && found.tid == tid
+            && found.wait == wait
             && before + found.len == start
         {
             run.len += found.len;
@@ -159,12 +236,18 @@ impl GroupState {
             self.freed.remove(&before);
         }
         if let Some(after) = self.freed.get(&(start + len))
-            && after.tid == tid
+            && after.wait == wait
         {
             run.len += after.len;
             self.freed.remove(&(start + len));
         }
         self.freed.insert(first, run);
+    }
+
+    /// Whether a block is in R.
+    pub(super) fn is_reserved(&self, bit: u32) -> bool {
+        let before = self.reserved.range(..=bit).next_back();
+        before.is_some_and(|(&start, &len)| start + len > bit)
     }
 
     /// Installs a newly built buddy.
@@ -177,14 +260,6 @@ impl GroupState {
         self.buddy.take().is_some()
     }
 
-    /// The order under which the group is indexed.
-    pub(super) fn index_order(&self) -> Option<u32> {
-        if self.corrupt || self.free == 0 {
-            return None;
-        }
-        self.order.unwrap_or_else(|| self.free.checked_ilog2())
-    }
-
     /// The error of a group whose sets do not add up.
     pub(super) fn conflict(&self) -> Error {
         let what = Structure::BlockBitmap;
@@ -193,7 +268,9 @@ impl GroupState {
 
     fn refresh(&mut self) {
         if let Some(buddy) = &self.buddy {
-            self.order = Some(buddy.largest_order());
+            self.order = buddy.largest_order();
+            self.fragments = buddy.fragments();
+            self.known = true;
         }
     }
 }

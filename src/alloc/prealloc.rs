@@ -8,7 +8,7 @@
 use super::groups::{Group, Groups};
 use super::owner::{GroupState, Prealloc};
 use super::reserved::Reserved;
-use crate::ids::{FileBlock, GroupIndex};
+use crate::ids::GroupIndex;
 use crate::memory::{Charge, Class};
 use crate::sync::Mutex;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ const MAX_PER_INODE: usize = 512;
 /// What one costs, in the tree and in the group.
 const PREALLOC_BYTES: usize = 160;
 
-/// Per-inode preallocations by first logical block, kept in the in-memory inode.
+/// Per-inode preallocations by first logical block (cluster), kept in the in-memory inode.
 #[derive(Default)]
 pub struct PreallocTree {
     runs: BTreeMap<u32, Arc<Prealloc>>,
@@ -43,15 +43,14 @@ impl PreallocTree {
 }
 
 impl Groups {
-    /// U to R: up to `len` blocks from the preallocation that covers `logical`, if one does.
+    /// U to R: up to `len` clusters from the preallocation that covers `logical`, if one does.
     pub(super) fn hand_out(
         self: &Arc<Self>,
         tree: &Mutex<PreallocTree>,
-        logical: FileBlock,
+        logical: u32,
         len: u32,
     ) -> Option<Reserved> {
-        let logical = logical.get();
-        let mut charges = [self.prealloc_charge(), self.prealloc_charge()];
+        let mut charges = [Some(self.prealloc_charge()), Some(self.prealloc_charge())];
         let mut tree = tree.lock();
         let (first, run) = tree
             .covering(logical)
@@ -81,33 +80,29 @@ impl Groups {
         Some(Reserved::new(Arc::clone(self), group, start, len))
     }
 
-    /// The logical block at which the file's next preallocation begins.
-    pub(super) fn next_prealloc(
-        &self,
-        tree: &Mutex<PreallocTree>,
-        logical: FileBlock,
-    ) -> Option<u32> {
-        tree.lock().next_after(logical.get())
+    /// The logical cluster at which the file's next preallocation begins.
+    pub(super) fn next_prealloc(&self, tree: &Mutex<PreallocTree>, logical: u32) -> Option<u32> {
+        tree.lock().next_after(logical)
     }
 
-    /// Keeps the first `len` blocks of a run in R and makes the rest a preallocation of the file (R to U) from
+    /// Keeps the first `len` clusters of a run in R and makes the rest a preallocation of the file (R to U) from
     /// `logical + len` on; if the file has too many, the rest becomes free.
     pub(super) fn keep_rest(
         &self,
         tree: &Mutex<PreallocTree>,
         reserved: &mut Reserved,
-        logical: FileBlock,
+        logical: u32,
         len: u32,
     ) {
-        let rest = reserved.len() - len;
-        let first = logical.get().checked_add(len);
+        let rest = reserved.count - len;
+        let first = logical.checked_add(len);
         let charge = self.prealloc_charge();
         let mut tree = tree.lock();
         let group = Arc::clone(&reserved.group);
         let mut state = group.lock();
         let start = reserved.bit + len;
-        match (first, charge) {
-            (Some(first), Some(charge)) if tree.fits(first, rest) => {
+        match first {
+            Some(first) if tree.fits(first, rest) => {
                 let part = prealloc(group.index, start, rest, charge);
                 state.unused.insert(start, Arc::clone(&part));
                 tree.runs.insert(first, part);
@@ -139,7 +134,7 @@ impl Groups {
         }
     }
 
-    /// U to free for every inode; the blocks that became free. Trees find out when they look.
+    /// U to free for every file; the clusters that became free. Trees and lists find out when they look.
     pub(super) fn discard_all(&self) -> u64 {
         let mut freed = 0;
         for group in self.all_resident() {
@@ -158,12 +153,30 @@ impl Groups {
         freed
     }
 
-    fn prealloc_charge(&self) -> Option<Charge> {
-        Some(self.memory.charge(Class::Prealloc, PREALLOC_BYTES))
+    pub(super) fn prealloc_charge(&self) -> Charge {
+        self.memory.charge(Class::Prealloc, PREALLOC_BYTES)
     }
 }
 
 impl PreallocTree {
+    /// The group of the first one.
+    pub(super) fn first_group(&self) -> Option<GroupIndex> {
+        self.runs.values().next().map(|run| run.group)
+    }
+
+    /// Takes out all that lie in a group.
+    pub(super) fn take_of(&mut self, group: GroupIndex) -> Vec<Arc<Prealloc>> {
+        let mut taken = Vec::new();
+        self.runs.retain(|_, run| {
+            let other = run.group != group;
+            if !other {
+                taken.push(Arc::clone(run));
+            }
+            other
+        });
+        taken
+    }
+
     /// Whether there is room for one more and nothing lies in its logical range.
     fn fits(&self, first: u32, len: u32) -> bool {
         let end = first.saturating_add(len);
@@ -176,7 +189,7 @@ impl PreallocTree {
     }
 }
 
-fn prealloc(group: GroupIndex, start: u32, len: u32, charge: Charge) -> Arc<Prealloc> {
+pub(super) fn prealloc(group: GroupIndex, start: u32, len: u32, charge: Charge) -> Arc<Prealloc> {
     Arc::new(Prealloc {
         group,
         start,

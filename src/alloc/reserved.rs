@@ -5,7 +5,7 @@
 
 use super::groups::{Group, Groups, sub};
 use super::owner::GroupState;
-use crate::ids::{BlockInGroup, FsBlock};
+use crate::ids::FsBlock;
 use std::sync::Arc;
 
 /// A run in set R: handed out, its bit not yet set. Dropping it gives the blocks back (R to free).
@@ -13,7 +13,7 @@ pub struct Reserved {
     groups: Arc<Groups>,
     pub(super) group: Arc<Group>,
     pub(super) bit: u32,
-    /// 0 once it is marked.
+    /// Clusters; 0 once it is marked.
     pub(super) count: u32,
 }
 
@@ -28,18 +28,16 @@ impl Reserved {
     }
 
     pub fn start(&self) -> FsBlock {
-        self.groups
-            .geo
-            .block_at(self.group.index, BlockInGroup::new(self.bit))
+        self.groups.block_at(self.group.index, self.bit)
     }
 
-    /// Blocks, at least 1.
+    /// Blocks, at least 1; whole clusters.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> u32 {
-        self.count
+        self.count << self.groups.geo.cluster_ratio_bits
     }
 
-    /// R to B for the first `len` blocks, the rest to free: the caller sets the bits in the same critical section.
+    /// R to B for the first `len` clusters, the rest to free: the caller sets the bits in the same critical section.
     pub(super) fn settle(&mut self, state: &mut GroupState, len: u32) {
         if state.unreserve(self.bit).is_some() {
             sub(&self.groups.totals.held, len);

@@ -4,6 +4,7 @@
 
 use super::buddy::tests::Rng;
 use super::groups::{Bitmap, add};
+use super::reserve::is_small;
 use super::search::Found;
 use super::volume::Volume;
 use super::{Growth, PreallocTree, Request, Reserved, Settings};
@@ -59,12 +60,11 @@ impl Side {
         total: u32,
     ) -> Reserved {
         let groups = &self.volume.alloc.groups;
-        if let (Some(tree), Some(logical)) = (tree, request.logical)
-            && let Some(reserved) = groups.hand_out(&self.trees[tree], logical, request.len)
-        {
+        let tree = tree.map(|tree| &self.trees[tree]);
+        if let Some(reserved) = groups.from_preallocations(request, tree) {
             return reserved;
         }
-        let (index, bit, _) = groups.split(start, total);
+        let (index, bit, _, _) = groups.split(start, total);
         let group = groups.get(index).unwrap();
         let mut state = groups.lock_built(&group, true).unwrap().unwrap();
         assert!(state.reserve(bit, total));
@@ -81,10 +81,13 @@ impl Side {
             len: total,
         };
         let mut reserved = Reserved::new(Arc::clone(groups), found.group, found.start, found.len);
-        if let (Some(tree), Some(logical)) = (tree, request.logical)
-            && total > len
-        {
-            groups.keep_rest(&self.trees[tree], &mut reserved, logical, len);
+        match (tree, request.logical) {
+            _ if total == len => {}
+            (_, Some(_)) if is_small(request) => groups.share_rest(&mut reserved, len),
+            (Some(tree), Some(logical)) => {
+                groups.keep_rest(tree, &mut reserved, logical.get(), len);
+            }
+            _ => panic!("more than was asked for"),
         }
         reserved
     }
@@ -151,6 +154,18 @@ fn same_free_set(options: &[&str], seed: u64, steps: u32) {
                     .alloc
                     .discard_preallocations(&drops.trees[tree]);
             }
+            11 if rng.below(4) == 0 => {
+                let file = rng.below(FILES as u32) as usize;
+                ends[file] = 0;
+                keeps
+                    .volume
+                    .alloc
+                    .discard_preallocations(&keeps.trees[file]);
+                drops
+                    .volume
+                    .alloc
+                    .discard_preallocations(&drops.trees[file]);
+            }
             11 if rng.below(8) == 0 => {
                 let freed = keeps.volume.alloc.discard_all();
                 assert_eq!(drops.volume.alloc.discard_all(), freed);
@@ -183,6 +198,7 @@ fn give_all_back(sides: [Side; 2], marked: &[(FsBlock, u32)], before: &[bool]) {
         trees
             .iter()
             .for_each(|tree| volume.alloc.discard_preallocations(tree));
+        volume.alloc.discard_localities();
         volume.journal.commit_running().unwrap();
         assert_eq!(volume.audit(), before, "blocks leaked");
         volume.judge();
@@ -409,7 +425,7 @@ fn a_wrong_bitmap_takes_its_group_out_of_use() {
 fn the_reserve_is_for_the_privileged() {
     let settings = Settings {
         reserved_blocks: 500,
-        read_only: false,
+        ..Settings::default()
     };
     let volume = Volume::with_settings("8M", &["-t", "ext2", "-b", "1024"], settings);
     let mut held = Vec::new();
@@ -659,7 +675,7 @@ fn threads_never_share_a_block() {
 fn claims_are_promises() {
     let settings = Settings {
         reserved_blocks: 300,
-        read_only: false,
+        ..Settings::default()
     };
     let volume = Volume::with_settings("8M", &["-t", "ext2", "-b", "1024"], settings);
     let all = volume.alloc.counts().free_blocks;

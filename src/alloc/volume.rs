@@ -133,10 +133,15 @@ impl Volume {
         }
         let counts = self.alloc.counts();
         assert!(!corrupt);
-        assert_eq!((counts.free_blocks, counts.held_blocks), (clear, held));
+        let groups = &self.alloc.groups;
+        let (clear_blocks, held_blocks) = (groups.blocks(clear), groups.blocks(held));
         assert_eq!(
-            self.alloc.groups.totals.available.load(Ordering::Relaxed),
-            clear - held - counts.claimed_blocks
+            (counts.free_blocks, counts.held_blocks),
+            (clear_blocks, held_blocks)
+        );
+        assert_eq!(
+            groups.totals.available.load(Ordering::Relaxed),
+            clear - held - groups.clusters(counts.claimed_blocks)
         );
         free
     }

@@ -71,7 +71,7 @@ impl SystemZones {
         self.zones.get(first).is_some_and(|zone| zone.0 < end)
     }
 
-    /// The zones inside of a group: (first bit, length).
+    /// The zones inside of a group: (first bit, length), in clusters; two may share one.
     pub(super) fn in_group(
         &self,
         geo: &Geometry,
@@ -79,14 +79,16 @@ impl SystemZones {
     ) -> impl Iterator<Item = (u32, u32)> + '_ {
         let start = geo.first_block(group).get();
         let end = start + u64::from(geo.blocks_in_group(group));
+        let ratio = geo.cluster_ratio_bits;
         let first = self.zones.partition_point(|zone| zone.1 <= start);
         self.zones
             .iter()
             .skip(first)
             .take_while(move |zone| zone.0 < end)
             .map(move |zone| {
-                let from = zone.0.max(start);
-                ((from - start) as u32, (zone.1.min(end) - from) as u32)
+                let from = (zone.0.max(start) - start) >> ratio;
+                let to = (zone.1.min(end) - start).div_ceil(1 << ratio);
+                (from as u32, (to - from) as u32)
             })
     }
 
@@ -96,20 +98,26 @@ impl SystemZones {
         for (start, len) in self.in_group(geo, group) {
             bits::fill(bitmap, start, len, true);
         }
-        let size = geo.blocks_in_group(group);
+        let size = clusters_in_group(geo, group);
         let bits = bitmap.len() as u32 * 8;
         bits::fill(bitmap, size, bits.saturating_sub(size), true);
     }
 
     /// Whether a bitmap marks all of the group's fixed metadata and its own padding.
     pub(super) fn agree(&self, geo: &Geometry, group: GroupIndex, bitmap: &[u8]) -> bool {
-        let size = geo.blocks_in_group(group);
+        let size = clusters_in_group(geo, group);
         let padding = geo.clusters_per_group.saturating_sub(size);
         bits::all(bitmap, size, padding, true)
             && self
                 .in_group(geo, group)
                 .all(|(start, len)| bits::all(bitmap, start, len, true))
     }
+}
+
+/// Bits of a group's bitmap that stand for blocks of the volume.
+pub(super) fn clusters_in_group(geo: &Geometry, group: GroupIndex) -> u32 {
+    let blocks = u64::from(geo.blocks_in_group(group));
+    blocks.div_ceil(1 << geo.cluster_ratio_bits) as u32
 }
 
 #[cfg(test)]

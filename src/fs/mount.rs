@@ -314,6 +314,8 @@ fn foundation(
         let settings = Settings {
             reserved_blocks,
             read_only: opened.read_only,
+            stripe: stripe(&opened.sb, &opened.geo),
+            ..Settings::default()
         };
         let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(memory), settings)?;
         Ok((cache, alloc))
@@ -322,6 +324,14 @@ fn foundation(
         Err(Error::Corrupt { .. }) if opened.use_descriptor_backups()? => lay(opened),
         done => done,
     }
+}
+
+/// Blocks of a RAID stripe: the width over all data disks, else one disk's share; 0 where neither makes sense.
+fn stripe(sb: &Superblock, geo: &Geometry) -> u32 {
+    [sb.s_raid_stripe_width(), u32::from(sb.s_raid_stride())]
+        .into_iter()
+        .find(|&blocks| blocks > 1 && blocks <= geo.blocks_per_group)
+        .unwrap_or(0)
 }
 
 /// The orphans on record. Where the record is damaged, nothing may be written, but all can be read.
