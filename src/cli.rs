@@ -21,6 +21,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub fn main() -> ExitCode {
+    if cfg!(feature = "canaries") {
+        eprintln!("uext4: built with lines that are broken on purpose, for tests alone");
+        return ExitCode::FAILURE;
+    }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let command = match args::parse(&arguments) {
         Ok(command) => command,

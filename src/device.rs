@@ -12,6 +12,7 @@ pub mod latch;
 pub mod mountinfo;
 pub mod record;
 mod ring;
+pub mod sim;
 pub mod submit;
 
 use crate::error::{Error, IoError, Result};

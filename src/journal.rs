@@ -289,6 +289,13 @@ impl Journal {
         self.wanted.notify_all();
     }
 
+    /// Free blocks of the log, and those between its head and its end; `None` without a journal. Waits for a commit.
+    pub fn log_room(&self) -> Option<(u32, u32)> {
+        let committer = self.committer.lock();
+        let log = committer.log.as_ref()?;
+        Some((log.free(), log.until_end()))
+    }
+
     /// Whether nothing has changed since the last commit.
     pub fn is_idle(&self) -> bool {
         self.state.lock().running.is_none()

@@ -5,6 +5,7 @@
 
 pub mod alloc;
 pub mod cache;
+pub mod canary;
 pub mod cli;
 pub mod clock;
 pub mod control;

@@ -9,11 +9,13 @@ use super::groups::{Bitmap, Groups, add, sub};
 use super::owner::{GroupState, Wait};
 use super::reserved::Reserved;
 use crate::cache::BufferWrite;
+use crate::canary::{Canary, canary};
 use crate::error::{CorruptKind, Error, Location, Result, Structure};
 use crate::format::checksum;
 use crate::format::group::{GroupDesc, flag};
 use crate::ids::{FsBlock, GroupIndex};
 use crate::journal::Handle;
+use crate::journal::handle::CommitListener;
 use crate::memory::Class;
 
 /// What a record of freed blocks costs.
@@ -123,7 +125,11 @@ impl Groups {
             add(&self.totals.held, len);
             self.frees.lock().add(tid, index);
             Ok(())
-        })
+        })?;
+        if canary(Canary::EarlyReuse) {
+            self.committed(tid);
+        }
+        Ok(())
     }
 
     /// Runs `change` on a group's newest block bitmap and descriptor under the group's lock, initialising the

@@ -94,6 +94,11 @@ impl Fs {
         }
     }
 
+    /// Free blocks of the journal's log, and those from its head to its end; `None` without a journal.
+    pub fn log_room(&self) -> Option<(u32, u32)> {
+        self.journal.log_room()
+    }
+
     /// Everything that was changed so far is durable when it returns.
     pub fn sync_all(&self) -> Result<()> {
         if self.is_read_only() {

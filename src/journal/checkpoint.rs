@@ -5,6 +5,7 @@
 //! forgotten block stands in none; log space is reused only after: blocks home, sync, journal superblock, sync.
 
 use crate::cache::{BufferRef, Snapshot};
+use crate::canary::{Canary, canary};
 use crate::error::Result;
 use crate::ids::{FsBlock, Tid};
 use crate::journal::log::{Log, LogPosition};
@@ -91,9 +92,13 @@ impl Journal {
                 }
             }
             self.write_home(&blocks)?;
-            self.cache.device().sync()?;
+            if !canary(Canary::EarlyTail) {
+                self.cache.device().sync()?;
+            }
             log.move_tail(self.cache.device().as_ref(), checkpoints.tail())?;
-            self.cache.device().sync()?;
+            if !canary(Canary::TailUnsynced) {
+                self.cache.device().sync()?;
+            }
             log.reuse_freed();
         }
         Ok(())

@@ -118,6 +118,11 @@ impl Log {
         self.capacity() - self.used
     }
 
+    /// Blocks from the head to where the log goes round.
+    pub fn until_end(&self) -> u32 {
+        self.end - self.head
+    }
+
     pub fn is_empty(&self) -> bool {
         self.used == 0
     }

@@ -4,6 +4,7 @@
 //! Invariants: a transaction is taken for commit only when it has no open handle; transaction numbers have no gap.
 
 use crate::cache::BufferRef;
+use crate::canary::{Canary, canary};
 use crate::error::{Error, Result};
 use crate::ids::{FsBlock, Tid};
 use std::collections::{HashMap, HashSet};
@@ -126,7 +127,9 @@ impl Transaction {
 
     /// Adds a block; returns whether it is new here.
     pub(super) fn add(&mut self, block: FsBlock, buffer: &BufferRef) -> bool {
-        self.revoked.remove(&block);
+        if !canary(Canary::RevokeStays) {
+            self.revoked.remove(&block);
+        }
         self.forgotten.remove(&block);
         self.buffers
             .insert(block, BufferRef::clone(buffer))
@@ -135,7 +138,9 @@ impl Transaction {
 
     pub(super) fn forget(&mut self, block: FsBlock) {
         self.buffers.remove(&block);
-        self.revoked.insert(block);
+        if !canary(Canary::NoRevoke) {
+            self.revoked.insert(block);
+        }
         self.forgotten.insert(block);
     }
 }

@@ -5,6 +5,7 @@ pub const LAYERS: &[&[&str]] = &[
     &["ids"],
     &["error"],
     &["sync"],
+    &["canary"],
     &["clock"],
     &["memory"],
     &["device"],

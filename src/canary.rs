@@ -1,0 +1,85 @@
+//! Lines that are broken on purpose, so that the crash simulator can show that it would notice. Feature `canaries`; without it
+//! none of them is in the build, and the program refuses to mount with it.
+//!
+//! Source: the issue on crashes.
+//! Invariants: at most one is on, in the thread that turned it on alone.
+
+/// What is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Canary {
+    /// The commit block goes down with the blocks that it covers.
+    EarlyCommit,
+    /// The log's tail moves before the blocks that were written home are synced.
+    EarlyTail,
+    /// The log's space is used again before the moved tail is synced.
+    TailUnsynced,
+    /// A freed block is handed out before its transaction has committed.
+    EarlyReuse,
+    /// A freed metadata block is not revoked.
+    NoRevoke,
+    /// A block that is journaled again in the transaction that revoked it stays revoked.
+    RevokeStays,
+    /// A freed metadata block stays in the checkpoint lists.
+    NotForgotten,
+    /// A file's size, and the blocks for it, are recorded before its data is down.
+    EarlySize,
+    /// Blocks are freed while file I/O to them is in flight.
+    NoDrain,
+    /// An inode without a name is not put on the orphan list.
+    NoOrphan,
+}
+
+impl Canary {
+    pub const ALL: [Canary; 10] = [
+        Canary::EarlyCommit,
+        Canary::EarlyTail,
+        Canary::TailUnsynced,
+        Canary::EarlyReuse,
+        Canary::NoRevoke,
+        Canary::RevokeStays,
+        Canary::NotForgotten,
+        Canary::EarlySize,
+        Canary::NoDrain,
+        Canary::NoOrphan,
+    ];
+}
+
+#[cfg(feature = "canaries")]
+thread_local! {
+    static ON: std::cell::Cell<Option<Canary>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether this line is to be broken.
+#[inline(always)]
+pub fn canary(which: Canary) -> bool {
+    #[cfg(feature = "canaries")]
+    {
+        ON.get() == Some(which)
+    }
+    #[cfg(not(feature = "canaries"))]
+    {
+        let _ = which;
+        false
+    }
+}
+
+/// Turns one on in this thread, or all off.
+#[cfg(feature = "canaries")]
+pub fn select(which: Option<Canary>) {
+    ON.set(which);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_is_on_unless_it_was_turned_on() {
+        assert!(!Canary::ALL.into_iter().any(canary));
+        let manifest = include_str!("../Cargo.toml");
+        assert!(
+            !manifest.lines().any(|line| line.starts_with("default")),
+            "no feature is on by default"
+        );
+    }
+}
