@@ -6,7 +6,7 @@
 
 use super::groups::{Totals, add};
 use super::index::{self, GroupIndexes};
-use super::zones::SystemZones;
+use super::zones::{self, SystemZones};
 use crate::cache::BlockCache;
 use crate::error::{Location, Result};
 use crate::format::geometry::Geometry;
@@ -30,6 +30,7 @@ pub(super) struct Summary {
 /// Streams the descriptor table.
 pub(super) fn scan(cache: &BlockCache, memory: &Arc<Memory>) -> Result<Summary> {
     let geo = cache.geometry();
+    let mut zones = zones::Builder::default();
     let mut summary = Summary {
         zones: SystemZones::default(),
         index: GroupIndexes::new(geo.group_count, geo.clusters_per_group),
@@ -47,11 +48,12 @@ pub(super) fn scan(cache: &BlockCache, memory: &Arc<Memory>) -> Result<Summary> 
         cache.device().read_at(first << geo.block_bits, bytes)?;
         let end = group.saturating_add(blocks.saturating_mul(geo.descs_per_block));
         for index in group..end.min(geo.group_count) {
-            summary.add(geo, GroupIndex::new(index), first, bytes)?;
+            let desc = summary.add(geo, GroupIndex::new(index), first, bytes)?;
+            zones.add_group(geo, GroupIndex::new(index), &desc);
         }
         group = end;
     }
-    summary.zones.finish();
+    summary.zones = zones.finish();
     Ok(summary)
 }
 
@@ -71,7 +73,13 @@ fn contiguous(geo: &Geometry, group: u32, most: u32) -> (u64, u32) {
 }
 
 impl Summary {
-    fn add(&mut self, geo: &Geometry, group: GroupIndex, first: u64, bytes: &[u8]) -> Result<()> {
+    fn add(
+        &mut self,
+        geo: &Geometry,
+        group: GroupIndex,
+        first: u64,
+        bytes: &[u8],
+    ) -> Result<GroupDesc> {
         let (block, offset) = geo.desc_location(group);
         let start = ((block.get() - first) << geo.block_bits) as usize + offset;
         let desc = bytes
@@ -80,7 +88,6 @@ impl Summary {
         let desc = GroupDesc::parse(desc, geo, group)
             .map_err(|error| error.located(Location::group(group).with_block(block)))?;
         let free = desc.free_blocks;
-        self.zones.add_group(geo, group, &desc);
         add(&self.totals.not_in_bitmap, free);
         add(&self.totals.available, free);
         add(&self.totals.free_inodes, desc.free_inodes);
@@ -91,6 +98,6 @@ impl Summary {
         // Where nothing was ever allocated the guess is right.
         self.index
             .set(group.get(), index::Summary::guess(free, uninit));
-        Ok(())
+        Ok(desc)
     }
 }

@@ -8,6 +8,9 @@ use crate::ids::{GroupIndex, InodeNumber};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+/// Cells that are looked at for one directory.
+const MAX_CELLS: usize = 512;
+
 /// One group, or a flex group taken together.
 #[derive(Clone, Copy, Default)]
 struct Load {
@@ -39,20 +42,17 @@ impl Groups {
         let flex = 1u32 << self.geo.log_groups_per_flex.min(31);
         let count = self.geo.group_count.div_ceil(flex);
         let start = parent_group / flex;
-        let around = || (start..count).chain(0..start);
-        let total = around().fold(Load::default(), |sum, cell| {
-            sum.plus(self.load(self.members(cell)))
-        });
-        let average = total.divided(u64::from(count));
+        let average = self.average_load(count);
+        let around = |start: u32| (start..count).chain(0..start).take(MAX_CELLS);
         let cell = if parent == InodeNumber::ROOT {
-            around()
+            around(self.spread(start, count))
                 .map(|cell| (cell, self.load(self.members(cell))))
                 .filter(|(_, load)| load.free_inodes > 0 && load.at_least(average))
                 .min_by_key(|(_, load)| load.dirs)
                 .map(|(cell, _)| cell)
         } else {
             let limit = self.near_limit(average, flex);
-            around().find(|&cell| {
+            around(start).find(|&cell| {
                 let load = self.load(self.members(cell));
                 load.free_inodes > 0 && load.dirs < limit.dirs && load.at_least(limit)
             })
@@ -62,6 +62,29 @@ impl Groups {
                 .find(|&group| self.inodes_free(group) > 0)
         });
         in_cell.or_else(|| self.any_inode_group(parent_group))
+    }
+
+    /// What an average cell holds.
+    fn average_load(&self, cells: u32) -> Load {
+        let totals = &self.totals;
+        let free_blocks =
+            totals.available.load(Ordering::Relaxed) + totals.claimed.load(Ordering::Relaxed);
+        let all = Load {
+            free_inodes: totals.free_inodes.load(Ordering::Relaxed),
+            free_blocks,
+            dirs: totals.directories.load(Ordering::Relaxed),
+        };
+        all.divided(u64::from(cells))
+    }
+
+    /// Where to begin to look for a top directory: where there are too many cells to look at all, somewhere else
+    /// each time.
+    fn spread(&self, start: u32, cells: u32) -> u32 {
+        if cells as usize <= MAX_CELLS {
+            return start;
+        }
+        let dirs = self.totals.directories.load(Ordering::Relaxed);
+        (dirs.wrapping_mul(0x9e37_79b9) % u64::from(cells)) as u32
     }
 
     /// How much worse than average a place near the parent may be.

@@ -15,50 +15,58 @@ pub(super) struct SystemZones {
     zones: Vec<(u64, u64)>,
 }
 
-impl SystemZones {
+/// Zones as they come in, group after group. Flex groups lay each kind of several groups side by side, so that they
+/// are kept by kind: each list is short and nearly in order.
+#[derive(Default)]
+pub(super) struct Builder {
+    kinds: [Vec<(u64, u64)>; 4],
+}
+
+impl Builder {
     pub(super) fn add_group(&mut self, geo: &Geometry, group: GroupIndex, desc: &GroupDesc) {
         let base = u64::from(geo.base_meta_blocks(group));
-        self.add(geo.first_block(group).get(), base);
-        self.add(desc.block_bitmap.get(), 1);
-        self.add(desc.inode_bitmap.get(), 1);
-        self.add(desc.inode_table.get(), u64::from(geo.itable_blocks));
+        let table = u64::from(geo.itable_blocks);
+        self.add(0, geo.first_block(group).get(), base);
+        self.add(1, desc.block_bitmap.get(), 1);
+        self.add(2, desc.inode_bitmap.get(), 1);
+        self.add(3, desc.inode_table.get(), table);
     }
 
-    /// Zones of runs that belong to the file system's own files.
-    pub(super) fn of_runs(runs: &[(FsBlock, u32)]) -> Self {
-        let mut zones = Self::default();
-        for &(start, len) in runs {
-            zones.add(start.get(), u64::from(len));
-        }
-        zones.finish();
-        zones
-    }
-
-    fn add(&mut self, start: u64, len: u64) {
+    fn add(&mut self, kind: usize, start: u64, len: u64) {
         if len == 0 {
             return;
         }
         let end = start.saturating_add(len);
-        // What mke2fs lays out side by side arrives in runs: few zones need sorting.
-        match self.zones.last_mut() {
+        match self.kinds[kind].last_mut() {
             Some(last) if last.1 == start => last.1 = end,
-            _ => self.zones.push((start, end)),
-        }
-        if self.zones.len() == self.zones.capacity() {
-            self.finish();
+            _ => self.kinds[kind].push((start, end)),
         }
     }
 
-    /// Sorts and merges; after the last group has been added.
-    pub(super) fn finish(&mut self) {
-        self.zones.sort_unstable();
-        self.zones.dedup_by(|next, zone| {
+    pub(super) fn finish(self) -> SystemZones {
+        let mut zones = self.kinds.concat();
+        // Stable: it merges what is in order already.
+        zones.sort();
+        zones.dedup_by(|next, zone| {
             let joins = next.0 <= zone.1;
             if joins {
                 zone.1 = zone.1.max(next.1);
             }
             joins
         });
+        zones.shrink_to_fit();
+        SystemZones { zones }
+    }
+}
+
+impl SystemZones {
+    /// Zones of runs that belong to the file system's own files.
+    pub(super) fn of_runs(runs: &[(FsBlock, u32)]) -> Self {
+        let mut builder = Builder::default();
+        for &(start, len) in runs {
+            builder.add(0, start.get(), u64::from(len));
+        }
+        builder.finish()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -126,7 +134,7 @@ mod tests {
 
     #[test]
     fn zones_merge_and_are_found() {
-        let mut zones = SystemZones::default();
+        let mut zones = Builder::default();
         for (start, len) in [
             (100, 10),
             (110, 5),
@@ -136,9 +144,9 @@ mod tests {
             (3, 1),
             (9, 0),
         ] {
-            zones.add(start, len);
+            zones.add(start as usize % 4, start, len);
         }
-        zones.finish();
+        let zones = zones.finish();
         assert_eq!(zones.zones, [(0, 4), (50, 55), (100, 115)]);
         assert!(zones.overlaps(3, 1) && zones.overlaps(40, 11) && zones.overlaps(114, 9));
         assert!(!zones.overlaps(4, 46) && !zones.overlaps(55, 45) && !zones.overlaps(115, 1000));
