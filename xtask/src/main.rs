@@ -1,5 +1,6 @@
 //! Set-up, tests, house rules and installation of uext4: `cargo xtask --help`.
 
+mod bench;
 mod install;
 mod rules;
 mod setup;
@@ -27,6 +28,10 @@ enum Task {
     Setup,
     /// Setup, then every test: the workspace's own and the external suites through a mount.
     Test(test::Options),
+    /// uext4 beside the kernel, fuse2fs, a server that stores nothing, and the raw file.
+    Bench(bench::Options),
+    #[command(hide = true)]
+    NullServer { directory: PathBuf },
     /// Check layers, unsafe, file headers and sizes.
     Tidy,
     /// What a merge needs: tidy, clippy, test.
@@ -39,6 +44,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Setup => setup::run(&root()),
         Task::Test(options) => test::run(&root(), &options),
+        Task::Bench(options) => bench::run(&root(), &options),
+        Task::NullServer { directory } => bench::null_server(&directory),
         Task::Tidy => tidy::run(&root()),
         Task::Ci => test::ci(&root()),
         Task::Install(options) => install::run(&root(), &options),
