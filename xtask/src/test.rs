@@ -34,7 +34,7 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     }
     let suites = cmd!(
         shell,
-        "cargo test --release --test suites -- --ignored --test-threads=1 --nocapture"
+        "cargo test --release --test suites --test allocator -- --ignored --test-threads=1 --nocapture"
     );
     if !options.quick && suites.run().is_err() {
         failed.push("suites");
