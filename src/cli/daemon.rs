@@ -190,7 +190,7 @@ fn with_faults(options: &MountOptions, device: FileDevice, report: Report) -> Ar
             std::process::abort();
         }
     };
-    Arc::new(Faulty::new(device, options.faults.clone(), end))
+    Arc::new(Faulty::new(device, (*options.faults).clone(), end))
 }
 
 fn mount_settings(request: &MountRequest, source: &Path, fs: &Fs, sizes: Sizes) -> MountSettings {

@@ -36,7 +36,7 @@ pub struct MountOptions {
     pub fs_name: Option<OsString>,
     /// Faults of the device, on purpose.
     #[cfg(feature = "faults")]
-    pub faults: crate::device::fault::Faults,
+    pub faults: Box<crate::device::fault::Faults>,
 }
 
 /// Generic options: flags of mount(2), and the words that chose them.

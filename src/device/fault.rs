@@ -8,6 +8,7 @@ use super::{Device, io_error};
 use crate::error::Result;
 use crate::sync::{Mutex, Rank};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, IoSlice};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -197,14 +198,14 @@ impl Faulty {
             let (page, from) = (at / PAGE as u64, (at % PAGE as u64) as usize);
             let count = rest.len().min(PAGE - from);
             let (now, later) = rest.split_at(count);
-            if !cache.contains_key(&page) {
+            if let Entry::Vacant(vacant) = cache.entry(page) {
                 let start = page * PAGE as u64;
                 let length = (PAGE as u64).min(self.inner.len().saturating_sub(start)) as usize;
                 let mut whole = vec![0; length];
                 if from > 0 || count < length {
                     self.inner.read_at(start, &mut whole)?;
                 }
-                cache.insert(page, whole);
+                vacant.insert(whole);
             }
             let target = cache
                 .get_mut(&page)

@@ -190,9 +190,21 @@ impl Mount {
 
     /// SIGKILL for the daemon, in the middle of whatever it does, and the dead mount away.
     pub fn kill(mut self) {
+        self.kill_daemon();
+        self.detach();
+    }
+
+    /// SIGKILL for the daemon alone: whoever works in the mount gets errors from now on, and cannot fall through to the
+    /// directory below it.
+    pub fn kill_daemon(&mut self) {
         let mut daemon = self.daemon.take().expect("a mount with a daemon");
         daemon.kill().expect("kill");
         daemon.wait().expect("wait");
+    }
+
+    /// Takes a dead mount away.
+    pub fn detach(mut self) {
+        assert!(self.daemon.is_none(), "its daemon lives");
         if is_mounted(&self.dir) {
             run!("umount", "-i", "-l", self.dir);
         }

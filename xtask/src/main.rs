@@ -2,6 +2,7 @@
 
 mod bench;
 mod install;
+mod killtest;
 mod rules;
 mod setup;
 mod source;
@@ -32,6 +33,8 @@ enum Task {
     Bench(bench::Options),
     #[command(hide = true)]
     NullServer { directory: PathBuf },
+    /// Kill the daemon under load, again and again, and look for what was fsynced.
+    Killtest(killtest::Options),
     /// Check layers, unsafe, file headers and sizes.
     Tidy,
     /// What a merge needs: tidy, clippy, test.
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&root(), &options),
         Task::Bench(options) => bench::run(&root(), &options),
         Task::NullServer { directory } => bench::null_server(&directory),
+        Task::Killtest(options) => killtest::run(&root(), &options),
         Task::Tidy => tidy::run(&root()),
         Task::Ci => test::ci(&root()),
         Task::Install(options) => install::run(&root(), &options),

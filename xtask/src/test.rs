@@ -26,9 +26,13 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     }
     // Debug builds check the lock order, so the workspace's tests are debug builds; the suites run what users run.
     let mut failed = Vec::new();
-    if cmd!(shell, "cargo test --workspace --no-fail-fast")
-        .run()
-        .is_err()
+    // With `faults`, so that the rounds of killtest also lose a write cache.
+    if cmd!(
+        shell,
+        "cargo test --workspace --features uext4/faults --no-fail-fast"
+    )
+    .run()
+    .is_err()
     {
         failed.push("workspace");
     }
