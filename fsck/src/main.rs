@@ -1,97 +1,71 @@
-//! `fsck.uext4`: replays the journal of an ext4 file system.
+//! `fsck.uext4`: checks and repairs ext4 file systems.
 //!
-//! Source: e2fsck(8) for the meaning of `-E journal_only` and of the exit codes.
-//! Invariants: a check that is not built is refused with exit 16, never passed over; a device that is in use is
-//! not touched.
+//! Source: e2fsck(8) for options and exit codes.
+//! Invariants: a device that is in use is not touched; an option that is not built is refused with exit 16, never
+//! passed over.
 
-mod replay;
+mod args;
+mod screen;
 
-use std::path::PathBuf;
+use args::{Args, Parsed};
+use fsck::report::Reporter;
+use fsck::{Answer, exit, replay};
 use std::process::ExitCode;
-
-use clap::Parser;
-use clap::error::ErrorKind;
-use replay::Outcome;
-
-/// Exit codes of fsck(8).
-mod exit {
-    pub const CORRECTED: u8 = 1;
-    pub const OPERATIONAL: u8 = 8;
-    pub const USAGE: u8 = 16;
-}
-
-/// Replay the journal of an ext4 file system.
-#[derive(Parser, Debug)]
-#[command(name = "fsck.uext4", version, disable_version_flag = true)]
-struct Args {
-    /// Extended options: journal_only
-    #[arg(short = 'E', value_name = "OPTIONS", value_delimiter = ',')]
-    extended: Vec<String>,
-    /// Accepted for fsck(8): replaying asks nothing
-    #[arg(short = 'p', short_alias = 'a')]
-    preen: bool,
-    /// Accepted for fsck(8): replaying asks nothing
-    #[arg(short = 'y')]
-    yes: bool,
-    /// Print the version
-    #[arg(short = 'V', action = clap::ArgAction::Version)]
-    version: Option<bool>,
-    /// Block device or image file
-    device: PathBuf,
-}
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use uext4::device::file::{Access, FileDevice};
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-            ) =>
-        {
-            print!("{error}");
-            return ExitCode::SUCCESS;
-        }
+    match args::parse() {
+        Parsed::Done(code) => code.into(),
+        Parsed::Run(args) if args.journal_only() => replay_only(&args).into(),
+        Parsed::Run(args) => run(&args).into(),
+    }
+}
+
+fn run(args: &Args) -> u8 {
+    let device = args.device.display();
+    let access = Access {
+        read_only: args.answer() == Answer::No,
+        ..Access::default()
+    };
+    let opened = match FileDevice::open(&args.device, &access) {
+        Ok(opened) => opened,
         Err(error) => {
-            let message = error.to_string();
-            let line = message.lines().next().unwrap_or("wrong arguments");
-            eprintln!(
-                "fsck.uext4: {}; for other checks run e2fsck",
-                line.trim_start_matches("error: ")
-            );
-            return exit::USAGE.into();
+            eprintln!("fsck.uext4: {error}");
+            return exit::OPERATIONAL;
         }
     };
+    if args.answer() != Answer::No && uext4::device::Device::read_only(&opened) {
+        eprintln!("fsck.uext4: {device}: the device is read-only");
+        return exit::OPERATIONAL;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let options = args.options(now.map_or(0, |passed| passed.as_secs()));
+    let mut screen = screen::Screen::new(args);
+    let mut reporter = Reporter::new(options.answer, &mut screen);
+    let outcome = fsck::check(Arc::new(opened), &options, &mut reporter);
+    screen.end(&args.device, &outcome);
+    outcome.status
+}
+
+fn replay_only(args: &Args) -> u8 {
     let device = args.device.display();
-    if let Some(other) = args
-        .extended
-        .iter()
-        .find(|option| *option != "journal_only")
-    {
-        eprintln!("fsck.uext4: option -E {other} is not supported: run e2fsck");
-        return exit::USAGE.into();
-    }
-    if args.extended.is_empty() {
-        eprintln!(
-            "fsck.uext4: only the journal can be replayed (-E journal_only): for a full check run e2fsck {device}"
-        );
-        return exit::USAGE.into();
-    }
     match replay::replay(&args.device) {
-        Ok(Outcome::Clean) => {
+        Ok(replay::Outcome::Clean) => {
             println!("{device}: the journal is empty");
-            ExitCode::SUCCESS
+            exit::CLEAN
         }
-        Ok(Outcome::Replayed {
+        Ok(replay::Outcome::Replayed {
             transactions,
             blocks,
         }) => {
             println!("{device}: replayed {transactions} transactions, {blocks} blocks");
-            exit::CORRECTED.into()
+            exit::CORRECTED
         }
         Err(error) => {
             eprintln!("fsck.uext4: {error}");
-            exit::OPERATIONAL.into()
+            exit::OPERATIONAL
         }
     }
 }

@@ -1,0 +1,162 @@
+//! The extent tree of an inode.
+//!
+//! Source: the kernel's ext4 documentation, "Extent Tree".
+//! Invariants: a walk visits no node twice, so that it ends; damaged parts are left out of `kept`, and the tree is
+//! written anew once pass 1 knows what is free.
+
+use super::check::Check;
+use crate::Result;
+use crate::map::{Map, Run, in_volume, raw_extent, raw_index};
+use crate::problem::{At, Problem};
+use std::collections::HashSet;
+use uext4::format::checksum::{self, BlockKind};
+use uext4::format::extent::{FILE_BLOCKS, Header};
+use uext4::ids::FsBlock;
+
+#[derive(Default)]
+pub struct Tree {
+    pub kept: Map,
+    /// The tree must be written anew.
+    pub changed: bool,
+    seen: HashSet<u64>,
+    /// The next file block that may be mapped.
+    next: u64,
+}
+
+impl Check<'_, '_> {
+    /// `None` to empty the inode.
+    pub fn extent_tree(&mut self) -> Result<Option<Tree>> {
+        let mut tree = Tree::default();
+        let root = self.raw.i_block().to_vec();
+        let Ok(header) = Header::parse(&root, None) else {
+            if self.fix_here(Problem::ExtentHeader)? {
+                return Ok(None);
+            }
+            return Ok(Some(tree));
+        };
+        self.node(&root, header, &mut tree)?;
+        Ok(Some(tree))
+    }
+
+    fn node(&mut self, bytes: &[u8], header: Header, tree: &mut Tree) -> Result<()> {
+        for index in 0..header.entries {
+            if header.depth == 0 {
+                self.leaf_entry(bytes, index, tree)?;
+            } else {
+                self.index_entry(bytes, index, header.depth, tree)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn index_entry(
+        &mut self,
+        bytes: &[u8],
+        index: usize,
+        depth: u16,
+        tree: &mut Tree,
+    ) -> Result<()> {
+        let geo = self.around.geo;
+        let (key, child) = raw_index(bytes, index);
+        let at = At::ino(self.ino).block(child).lblk(key.into());
+        let cluster = crate::alloc::cluster_of(geo, child);
+        if !in_volume(geo, child, 1) || self.around.zones.contains(cluster) {
+            return self.leave_out(Problem::ExtentRange, at, tree);
+        }
+        if u64::from(key) < tree.next {
+            return self.leave_out(Problem::ExtentOrder, at, tree);
+        }
+        if !tree.seen.insert(child) {
+            return self.leave_out(Problem::ExtentNode, at, tree);
+        }
+        let node = self.around.image.read(child)?;
+        let Ok(header) = Header::parse(&node, Some(depth - 1)) else {
+            return self.leave_out(Problem::ExtentNode, at, tree);
+        };
+        let first = crate::map::raw_extent(&node, 0).lblk;
+        if header.entries > 0 && first != key {
+            let at = at.clone().found(key.into()).expected(first.into());
+            if u64::from(first) < tree.next {
+                return self.leave_out(Problem::ExtentOrder, at, tree);
+            }
+            tree.changed |= self.fix(Problem::ExtentIndexKey, at)?;
+        }
+        let kind = BlockKind::ExtentNode {
+            seed: self.raw.seed(geo, self.ino),
+        };
+        let was_changed = tree.changed;
+        let wrong = checksum::verify(kind, geo, FsBlock::new(child), &node).is_err();
+        tree.kept.meta.push(child);
+        self.node(&node, header, tree)?;
+        if wrong && tree.changed == was_changed && self.fix(Problem::ExtentChecksum, at)? {
+            let mut node = node.to_vec();
+            checksum::stamp(kind, geo, FsBlock::new(child), &mut node);
+            self.around
+                .image
+                .write(child, node, crate::image::Stage::Body)?;
+        }
+        Ok(())
+    }
+
+    fn leaf_entry(&mut self, bytes: &[u8], index: usize, tree: &mut Tree) -> Result<()> {
+        let geo = self.around.geo;
+        let extent = raw_extent(bytes, index);
+        let (lblk, len) = (u64::from(extent.lblk), u64::from(extent.len));
+        let at = At::ino(self.ino).block(extent.pblk).lblk(lblk);
+        let problem = if !in_volume(geo, extent.pblk, 1) {
+            Some(Problem::ExtentRange)
+        } else if len == 0 || !in_volume(geo, extent.pblk, len) {
+            Some(Problem::ExtentLength)
+        } else if lblk + len > FILE_BLOCKS {
+            Some(Problem::ExtentPastEnd)
+        } else if lblk < tree.next {
+            Some(Problem::ExtentOrder)
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            return self.leave_out(problem, at.found(len), tree);
+        }
+        let mut run = Run {
+            lblk,
+            pblk: extent.pblk,
+            len,
+            unwritten: extent.unwritten,
+        };
+        if run.end() > self.block_limit() {
+            if !self.too_big {
+                self.too_big = true;
+                self.fix(Problem::TooBig, at)?;
+            }
+            tree.changed = true;
+            return Ok(());
+        }
+        if self.raw.is_dir() {
+            self.directory_run(&mut run, tree)?;
+        }
+        tree.next = run.end();
+        tree.kept.push(run);
+        Ok(())
+    }
+
+    /// Directories have no holes and no unwritten extents.
+    fn directory_run(&mut self, run: &mut Run, tree: &mut Tree) -> Result<()> {
+        let at = At::ino(self.ino).lblk(run.lblk);
+        let expected = tree.kept.data.last().map_or(0, Run::end);
+        if run.lblk > expected && self.fix(Problem::DirHole, at.clone().expected(expected))? {
+            run.lblk = expected;
+            tree.changed = true;
+        }
+        if run.unwritten && self.fix(Problem::ExtentUnwrittenDir, at)? {
+            run.unwritten = false;
+            tree.changed = true;
+        }
+        Ok(())
+    }
+
+    fn leave_out(&mut self, problem: Problem, at: At, tree: &mut Tree) -> Result<()> {
+        self.fix(problem, at)?;
+        tree.changed = true;
+        Ok(())
+    }
+}

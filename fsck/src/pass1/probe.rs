@@ -1,0 +1,156 @@
+//! The parallel part of pass 1: groups in chunks, a thread each, large reads, nothing written.
+//!
+//! Source: the design's section on the checker.
+//! Invariants: an inode that is not entirely in order adds nothing but its number to `suspects`; groups whose inode
+//! table was never used are skipped.
+
+use super::Facts;
+use super::check::{Around, Check, Verdict};
+use crate::groups::Group;
+use crate::inode::Raw;
+use crate::session::Fsck;
+use crate::{Result, Stop};
+use std::sync::atomic::{AtomicU32, Ordering};
+use uext4::format::group::flag;
+
+/// Bytes of an inode table that are read at once.
+const READ_SIZE: usize = 1 << 18;
+const THREADS_MAX: usize = 8;
+/// Groups that a thread takes at once.
+const CHUNK: u32 = 16;
+
+pub fn all(fsck: &mut Fsck<'_, '_>) -> Result<Facts> {
+    let around = Around {
+        image: &fsck.image,
+        geo: &fsck.geo,
+        sb: &fsck.sb,
+        groups: &fsck.groups,
+        zones: &fsck.zones,
+        orphans: &fsck.orphans,
+        lost: &fsck.lost_inodes,
+        now: fsck.options.now as u32,
+    };
+    let whole = &fsck.whole_tables;
+    let next = AtomicU32::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
+    let threads = threads.min((fsck.geo.group_count / CHUNK) as usize + 1);
+    let work = || -> Result<Facts> {
+        let geo = around.geo;
+        let mut facts = Facts::new(geo.clusters_per_group, geo.group_count);
+        loop {
+            let first = next.fetch_add(CHUNK, Ordering::Relaxed);
+            if first >= geo.group_count {
+                return Ok(facts);
+            }
+            for group in first..geo.group_count.min(first + CHUNK) {
+                scan(around, group, whole.contains(&group), &mut facts)?;
+            }
+        }
+    };
+    let mut results: Vec<Result<Facts>> = if threads == 1 {
+        vec![work()]
+    } else {
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let join = |handle: std::thread::ScopedJoinHandle<'_, Result<Facts>>| {
+                handle.join().unwrap_or(Err(Stop::Cancelled))
+            };
+            handles.into_iter().map(join).collect()
+        })
+    };
+    let mut facts = results.pop().unwrap_or(Err(Stop::Cancelled))?;
+    for other in results {
+        facts.join(other?);
+    }
+    Ok(facts)
+}
+
+/// How many inodes of a group's table may be in use.
+fn used_inodes(around: Around<'_>, group: u32, desc: &Group, whole: bool) -> u32 {
+    let all = around.geo.inodes_per_group;
+    if whole || !around.geo.features.group_csum() {
+        return all;
+    }
+    if desc.has(flag::INODE_UNINIT) && group != 0 {
+        return 0;
+    }
+    all.saturating_sub(desc.itable_unused)
+}
+
+fn scan(around: Around<'_>, group: u32, whole: bool, facts: &mut Facts) -> Result<()> {
+    let geo = around.geo;
+    let Some(desc) = around.groups.get(group as usize) else {
+        return Ok(());
+    };
+    let count = used_inodes(around, group, desc, whole);
+    let block_size = geo.block_size as usize;
+    let per_read = (READ_SIZE / block_size).max(1) as u32;
+    let blocks = count.div_ceil(geo.inodes_per_block);
+    let mut ino = group * geo.inodes_per_group + 1;
+    let end = ino + count;
+    let mut block = 0;
+    while block < blocks {
+        let now = per_read.min(blocks - block);
+        let first = desc.inode_table + u64::from(block);
+        if !crate::map::in_volume(geo, first, now.into()) {
+            return Ok(());
+        }
+        let bytes = around.image.read_run(first, now as usize)?;
+        for raw in bytes.chunks(geo.inode_size as usize) {
+            if ino >= end {
+                break;
+            }
+            look(around, ino, raw, facts)?;
+            ino += 1;
+        }
+        block += now;
+    }
+    Ok(())
+}
+
+fn look(around: Around<'_>, ino: u32, bytes: &[u8], facts: &mut Facts) -> Result<()> {
+    if around.lost.contains(&ino) || ino != 2 && bytes.iter().all(|byte| *byte == 0) {
+        return Ok(());
+    }
+    if around.orphans.contains(&ino) {
+        facts.suspects.push(ino);
+        return Ok(());
+    }
+    let raw = Raw {
+        bytes: bytes.to_vec(),
+    };
+    let mut check = Check::new(ino, raw, around, None);
+    match check.run() {
+        Ok(Verdict::Used) => {
+            facts.add(ino, check.one);
+            Ok(())
+        }
+        Ok(Verdict::Unused) => Ok(()),
+        Ok(Verdict::Clear) | Err(Stop::Suspect) => {
+            facts.suspects.push(ino);
+            Ok(())
+        }
+        Err(other) => Err(other),
+    }
+}
+
+impl Facts {
+    fn join(&mut self, other: Self) {
+        let twice = &mut self.twice;
+        self.used.merge(&other.used, |a, n| twice.add(a, n));
+        self.twice.merge(&other.twice, |_, _| {});
+        self.inodes.extend(other.inodes);
+        for (block, shared) in other.xattr_blocks {
+            let mine = self.xattr_blocks.entry(block).or_default();
+            mine.found = mine.found.saturating_add(shared.found);
+            mine.refcount = shared.refcount;
+        }
+        for (ino, count) in other.ea_refs {
+            *self.ea_refs.entry(ino).or_default() += count;
+        }
+        self.policies.extend(other.policies);
+        self.rewrites.extend(other.rewrites);
+        self.large_file |= other.large_file;
+        self.suspects.extend(other.suspects);
+    }
+}

@@ -1,0 +1,228 @@
+//! Blocks that more than one inode claims: copied for all but the last, or the file is given up.
+//!
+//! Source: e2fsck(8), passes 1B to 1D.
+//! Invariants: a copy is written before the map that points to it; what the file system itself uses is never given
+//! away.
+
+use crate::alloc::{Free, cluster_of};
+use crate::image::Stage;
+use crate::inode::Raw;
+use crate::map::{Map, Run};
+use crate::problem::{At, Problem};
+use crate::session::Fsck;
+use crate::{Result, pass1};
+use std::collections::HashMap;
+use uext4::format::features::ro_compat;
+
+/// How many still claim each cluster.
+type Claims = HashMap<u64, u32>;
+
+impl Fsck<'_, '_> {
+    pub fn pass1b(&mut self) -> Result<()> {
+        if self.twice.is_empty() || self.geo.features.has_ro_compat(ro_compat::SHARED_BLOCKS) {
+            return Ok(());
+        }
+        let mut claims = Claims::new();
+        let mut owners = Vec::new();
+        for group in 0..self.inodes.group_count() {
+            let inodes: Vec<u32> = self.inodes.of_group(group).map(|(ino, _)| ino).collect();
+            for ino in inodes {
+                if ino == 1 || ino == 7 || self.lost_inodes.contains(&ino) {
+                    continue;
+                }
+                let raw = self.read_inode(ino)?;
+                if self.count_claims(&raw, &mut claims)? {
+                    owners.push(ino);
+                }
+            }
+        }
+        let shared: Vec<u64> = claims
+            .keys()
+            .copied()
+            .filter(|c| self.zones.contains(*c))
+            .collect();
+        for cluster in shared {
+            *claims.entry(cluster).or_default() += 1;
+        }
+        for block in self.xattr_blocks.keys() {
+            let cluster = cluster_of(&self.geo, *block);
+            if self.twice.contains(cluster) {
+                *claims.entry(cluster).or_default() += 1;
+            }
+        }
+        for ino in owners {
+            self.resolve(ino, &mut claims)?;
+        }
+        self.resolve_xattrs(&mut claims)
+    }
+
+    fn count_claims(&self, raw: &Raw, claims: &mut Claims) -> Result<bool> {
+        if !crate::map::has_map(raw) {
+            return Ok(false);
+        }
+        let map = crate::map::read(&self.image, &self.geo, raw)?;
+        let mut any = false;
+        for (first, count) in pass1::clusters(&self.geo, &map) {
+            if !self.twice.overlaps(first, count) {
+                continue;
+            }
+            for cluster in first..first + count {
+                if self.twice.contains(cluster) {
+                    *claims.entry(cluster).or_default() += 1;
+                    any = true;
+                }
+            }
+        }
+        Ok(any)
+    }
+
+    fn resolve(&mut self, ino: u32, claims: &mut Claims) -> Result<()> {
+        let mut raw = self.read_inode(ino)?;
+        let map = crate::map::read(&self.image, &self.geo, &raw)?;
+        let mut shared = 0;
+        let (mut first, mut metadata) = (None, false);
+        for (from, count) in pass1::clusters(&self.geo, &map) {
+            for cluster in from..from + count {
+                if claims.get(&cluster).is_some_and(|count| *count > 1) {
+                    shared += 1;
+                    metadata |= self.zones.contains(cluster);
+                    first.get_or_insert(cluster);
+                }
+            }
+        }
+        let Some(first) = first else {
+            return Ok(());
+        };
+        let block = (first << self.geo.cluster_ratio_bits) + u64::from(self.geo.first_data_block);
+        let at = At::ino(ino).block(block).found(shared);
+        let problem = if metadata {
+            Problem::MultiplyClaimedMetadata
+        } else {
+            Problem::MultiplyClaimed
+        };
+        if !self.report.fix(problem, at)? {
+            return Ok(());
+        }
+        let copied = self.copy_shared(&map, claims)?;
+        if let Some(runs) = copied
+            && self.replace_map(ino, &mut raw, &map, &runs)?
+        {
+            return self.write_inode(ino, &mut raw);
+        }
+        if self
+            .report
+            .fix(Problem::MultiplyClaimedDelete, At::ino(ino))?
+        {
+            for (from, count) in pass1::clusters(&self.geo, &map) {
+                for cluster in from..from + count {
+                    match claims.get_mut(&cluster) {
+                        Some(count) => *count = count.saturating_sub(1),
+                        None => self.used.remove(cluster, 1),
+                    }
+                }
+            }
+            self.clear_inode(ino)?;
+        }
+        Ok(())
+    }
+
+    /// The runs with copies in place of what is shared; `None` without space.
+    fn copy_shared(&mut self, map: &Map, claims: &mut Claims) -> Result<Option<Vec<Run>>> {
+        let bits = self.geo.cluster_ratio_bits;
+        let mut new = Map::default();
+        let mut undo: Vec<u64> = Vec::new();
+        // The last cluster that was copied: in the file, old, new.
+        let mut last: Option<(u64, u64, u64)> = None;
+        let mut free = Free {
+            used: &mut self.used,
+            geo: &self.geo,
+            taken: Vec::new(),
+        };
+        for run in &map.data {
+            for index in 0..run.len {
+                let (lblk, pblk) = (run.lblk + index, run.pblk + index);
+                let cluster = cluster_of(&self.geo, pblk);
+                let again = last.filter(|(file, old, _)| *file == lblk >> bits && *old == cluster);
+                let is_shared = claims.get(&cluster).is_some_and(|count| *count > 1);
+                let mut place = pblk;
+                if again.is_some() || is_shared {
+                    let base = match again {
+                        Some((_, _, base)) => base,
+                        None => {
+                            let Some(base) = free.cluster(pblk) else {
+                                for cluster in undo {
+                                    *claims.entry(cluster).or_default() += 1;
+                                }
+                                let taken = std::mem::take(&mut free.taken);
+                                for block in taken {
+                                    free.used.remove(cluster_of(&self.geo, block), 1);
+                                }
+                                return Ok(None);
+                            };
+                            undo.push(cluster);
+                            claims.entry(cluster).and_modify(|count| *count -= 1);
+                            last = Some((lblk >> bits, cluster, base));
+                            base
+                        }
+                    };
+                    let start = (cluster << bits) + u64::from(self.geo.first_data_block);
+                    place = base + (pblk - start);
+                    let bytes = self.image.read(pblk)?.to_vec();
+                    self.image.write(place, bytes, Stage::Fresh)?;
+                }
+                new.push(Run {
+                    lblk,
+                    pblk: place,
+                    len: 1,
+                    unwritten: run.unwritten,
+                });
+            }
+        }
+        for block in &map.meta {
+            let cluster = cluster_of(&self.geo, *block);
+            if let Some(count) = claims.get_mut(&cluster).filter(|count| **count > 1) {
+                *count -= 1;
+            }
+        }
+        Ok(Some(new.data))
+    }
+
+    /// Attribute blocks that files claim as data, too, get a copy; all that share them move on.
+    fn resolve_xattrs(&mut self, claims: &mut Claims) -> Result<()> {
+        let blocks: Vec<u64> = self.xattr_blocks.keys().copied().collect();
+        for block in blocks {
+            let cluster = cluster_of(&self.geo, block);
+            if claims.get(&cluster).is_none_or(|count| *count <= 1) {
+                continue;
+            }
+            let at = At::new().block(block).found(1);
+            if !self.report.fix(Problem::MultiplyClaimed, at)? {
+                continue;
+            }
+            let Some(copy) = self.free().cluster(block) else {
+                continue;
+            };
+            let mut bytes = self.image.read(block)?.to_vec();
+            use uext4::format::checksum::{BlockKind, stamp};
+            stamp(
+                BlockKind::Xattr,
+                &self.geo,
+                uext4::ids::FsBlock::new(copy),
+                &mut bytes,
+            );
+            self.image.write(copy, bytes, Stage::Fresh)?;
+            claims.entry(cluster).and_modify(|count| *count -= 1);
+            for group in 0..self.inodes.group_count() {
+                let inodes: Vec<u32> = self.inodes.of_group(group).map(|(ino, _)| ino).collect();
+                for ino in inodes {
+                    let mut raw = self.read_inode(ino)?;
+                    if raw.file_acl() == block {
+                        raw.set_file_acl(copy);
+                        self.write_inode(ino, &mut raw)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

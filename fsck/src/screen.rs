@@ -1,0 +1,155 @@
+//! What a person or a program sees of a run.
+//!
+//! Source: e2fsck(8), `-C`.
+//! Invariants: with `--json` standard output holds one object and nothing else.
+
+use crate::args::Args;
+use fsck::report::{Finding, Listener};
+use fsck::{Answer, Outcome, exit};
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::time::Instant;
+
+const PASSES: [&str; 6] = [
+    "",
+    "inodes and their blocks",
+    "directories",
+    "paths to the root",
+    "link counts",
+    "bitmaps and counts",
+];
+
+pub struct Screen {
+    answer: Answer,
+    json: bool,
+    verbose: bool,
+    timing: bool,
+    progress: Option<i32>,
+    pass: u8,
+    started: Instant,
+    findings: Vec<Finding>,
+    all: bool,
+}
+
+impl Screen {
+    pub fn new(args: &Args) -> Self {
+        Self {
+            answer: args.answer(),
+            json: args.json,
+            verbose: args.verbose,
+            timing: args.timing > 0,
+            progress: args.progress,
+            pass: 0,
+            started: Instant::now(),
+            findings: Vec::new(),
+            all: false,
+        }
+    }
+
+    pub fn end(&mut self, device: &Path, outcome: &Outcome) {
+        if self.json {
+            let report = serde_json::json!({
+                "device": device.display().to_string(),
+                "status": outcome.status,
+                "found": outcome.found,
+                "fixed": outcome.fixed,
+                "skipped": outcome.skipped,
+                "files": outcome.files,
+                "inodes": outcome.inodes,
+                "blocks_used": outcome.blocks_used,
+                "blocks": outcome.blocks,
+                "problems": self.findings,
+            });
+            println!("{report}");
+            return;
+        }
+        let device = device.display();
+        if outcome.status & exit::CANCELLED != 0 {
+            println!("{device}: cancelled, nothing was changed");
+        } else if outcome.skipped {
+            println!("{device}: clean");
+        } else if outcome.status & exit::OPERATIONAL == 0 {
+            let state = match outcome.status {
+                exit::CLEAN => "in order",
+                exit::CORRECTED => "repaired",
+                _ => "STILL HAS ERRORS",
+            };
+            let Outcome {
+                files,
+                inodes,
+                blocks_used,
+                blocks,
+                ..
+            } = *outcome;
+            println!(
+                "{device}: {state}; {files} of {inodes} inodes, {blocks_used} of {blocks} blocks in use"
+            );
+        }
+        if self.timing {
+            println!("{:.3} s", self.started.elapsed().as_secs_f64());
+        }
+    }
+}
+
+impl Listener for Screen {
+    fn finding(&mut self, finding: &Finding) {
+        if self.json {
+            self.findings.push(finding.clone());
+            return;
+        }
+        let done = match (finding.done, self.answer) {
+            (true, _) => "yes",
+            (false, _) => "no",
+        };
+        println!(
+            "{:04} {}. {}? {done}",
+            finding.code, finding.text, finding.action
+        );
+    }
+
+    fn note(&mut self, text: &str) {
+        if self.json {
+            eprintln!("fsck.uext4: {text}");
+        } else {
+            println!("{text}");
+        }
+    }
+
+    fn progress(&mut self, pass: u8, _done: u64, _all: u64) {
+        if pass != self.pass {
+            self.pass = pass;
+            let name = PASSES.get(usize::from(pass)).unwrap_or(&"");
+            if !self.json
+                && self.answer != Answer::Preen
+                && (self.verbose || self.progress.is_none())
+            {
+                println!("Pass {pass}: {name}");
+            }
+        }
+    }
+
+    fn ask(&mut self, question: &str, default: bool) -> Option<bool> {
+        if self.all {
+            return Some(true);
+        }
+        loop {
+            let hint = if default { "Y/n/a" } else { "y/N/a" };
+            print!("{question} [{hint}] ");
+            std::io::stdout().flush().ok()?;
+            let mut line = String::new();
+            if std::io::stdin().lock().read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            match line.trim() {
+                "" => return Some(default),
+                "y" | "Y" => return Some(true),
+                "n" | "N" => return Some(false),
+                "a" | "A" => {
+                    self.all = true;
+                    return Some(true);
+                }
+                _ => {}
+            }
+        }
+    }
+}

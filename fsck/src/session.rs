@@ -1,0 +1,323 @@
+//! One run: what is known, and the passes in order.
+//!
+//! Source: e2fsck(8).
+//! Invariants: nothing is written before all passes are through (the replay of the journal aside); a run that must
+//! decide something again starts over with its repairs in memory, a bounded number of times.
+
+use crate::blockset::BlockSet;
+use crate::groups::{self, Group};
+use crate::image::{Image, Stage};
+use crate::inode::Raw;
+use crate::inodes::Inodes;
+use crate::problem::{At, Problem};
+use crate::report::Reporter;
+use crate::{Answer, Options, Outcome, Result, Stop, exit};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use uext4::device::Device;
+use uext4::format::geometry::Geometry;
+use uext4::format::superblock::{OFFSET, Superblock, state};
+use uext4::ids::{GroupIndex, InodeNumber};
+
+const RESTARTS_MAX: u32 = 10;
+
+/// A directory: who holds an entry for it, and what its ".." says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dir {
+    pub parent: u32,
+    pub dotdot: u32,
+}
+
+/// An attribute block that inodes share.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SharedXattr {
+    pub found: u32,
+    pub refcount: u32,
+}
+
+pub struct Fsck<'o, 'l> {
+    pub image: Image,
+    pub geo: Geometry,
+    pub sb: Superblock,
+    pub groups: Vec<Group>,
+    pub options: &'o Options,
+    pub report: &'o mut Reporter<'l>,
+    /// Clusters in use.
+    pub used: BlockSet,
+    /// Clusters claimed more than once.
+    pub twice: BlockSet,
+    /// Clusters with the file system's own metadata.
+    pub zones: BlockSet,
+    pub inodes: Inodes,
+    pub dirs: BTreeMap<u32, Dir>,
+    pub xattr_blocks: HashMap<u64, SharedXattr>,
+    /// References to inodes that hold attributes' values.
+    pub ea_refs: HashMap<u32, u32>,
+    /// Encryption policies by inode.
+    pub policies: HashMap<u32, Vec<u8>>,
+    /// Groups whose whole inode table is read, whatever their descriptor says.
+    pub whole_tables: BTreeSet<u32>,
+    /// Backups must be written, too.
+    pub copies: bool,
+    /// The journal is to be made anew, with this many blocks.
+    pub new_journal: Option<u32>,
+    /// Inodes of the orphan list and file, to be truncated or freed.
+    pub orphans: BTreeSet<u32>,
+    pub lost_found: Option<u32>,
+    /// Inodes in blocks that the device cannot keep.
+    pub lost_inodes: BTreeSet<u32>,
+    /// Directories to be rebuilt.
+    pub rehash: BTreeSet<u32>,
+    pub files: u64,
+}
+
+pub fn run(device: Arc<dyn Device>, options: &Options, report: &mut Reporter<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    match attempt(device, options, report, &mut outcome) {
+        Ok(()) => {}
+        Err(Stop::Undecided) => {
+            report.note("something needs a decision: run fsck.uext4 without -p or -a");
+            outcome.status |= exit::UNCORRECTED;
+        }
+        Err(Stop::Cancelled) => outcome.status |= exit::CANCELLED,
+        Err(Stop::Failed(error)) => {
+            report.note(&format!("{error}; nothing more was changed"));
+            outcome.status |= exit::OPERATIONAL;
+        }
+        Err(Stop::Unusable(reason)) => {
+            report.note(&reason);
+            outcome.status |= exit::OPERATIONAL;
+            if report.found > report.fixed {
+                outcome.status |= exit::UNCORRECTED;
+            }
+        }
+        Err(Stop::Restart | Stop::Suspect) => {
+            report.note("the repairs do not come to an end; nothing was changed");
+            outcome.status |= exit::OPERATIONAL | exit::UNCORRECTED;
+        }
+    }
+    outcome.found = report.found;
+    outcome.fixed = report.fixed;
+    outcome
+}
+
+fn attempt(
+    device: Arc<dyn Device>,
+    options: &Options,
+    report: &mut Reporter<'_>,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let opened = crate::superblock::open(&device, options, report)?;
+    let read_only = options.answer == Answer::No;
+    let mut opened = crate::superblock::check_size(&device, opened, report)?;
+    let prepared = crate::journal::prepare(device, &mut opened, read_only, report)?;
+    let (sb, geo) = (opened.sb, opened.geo);
+    if !options.force && !prepared.changed && opened.copy.is_none() && is_clean(&sb) {
+        outcome.skipped = true;
+        if prepared.replayed {
+            outcome.status |= exit::CORRECTED;
+        }
+        return Ok(());
+    }
+    let image = Image::new(prepared.device, geo.block_size);
+    let groups = groups::load(&image, &geo)?;
+    let mut fsck = Fsck {
+        used: BlockSet::new(geo.clusters_per_group, geo.group_count),
+        twice: BlockSet::new(geo.clusters_per_group, geo.group_count),
+        zones: BlockSet::new(geo.clusters_per_group, geo.group_count),
+        inodes: Inodes::new(geo.inodes_per_group, geo.group_count),
+        dirs: BTreeMap::new(),
+        xattr_blocks: HashMap::new(),
+        ea_refs: HashMap::new(),
+        policies: HashMap::new(),
+        whole_tables: BTreeSet::new(),
+        copies: opened.copy.is_some(),
+        new_journal: prepared.new_journal,
+        orphans: BTreeSet::new(),
+        lost_found: None,
+        lost_inodes: BTreeSet::new(),
+        rehash: BTreeSet::new(),
+        files: 0,
+        image,
+        geo,
+        sb,
+        groups,
+        options,
+        report,
+    };
+    fsck.check_descriptors(opened.copy)?;
+    fsck.check_superblock()?;
+    fsck.collect_orphans()?;
+    let mut restarts = 0;
+    loop {
+        fsck.reset();
+        match fsck.passes() {
+            Err(Stop::Restart) if restarts < RESTARTS_MAX => restarts += 1,
+            other => break other?,
+        }
+    }
+    fsck.finish(prepared.replayed, outcome)
+}
+
+fn is_clean(sb: &Superblock) -> bool {
+    sb.s_state() & (state::VALID_FS | state::ERROR_FS) == state::VALID_FS
+}
+
+impl Fsck<'_, '_> {
+    fn reset(&mut self) {
+        let (per, count) = (self.geo.clusters_per_group, self.geo.group_count);
+        self.used = BlockSet::new(per, count);
+        self.twice = BlockSet::new(per, count);
+        self.zones = BlockSet::new(per, count);
+        self.inodes = Inodes::new(self.geo.inodes_per_group, count);
+        self.dirs.clear();
+        self.xattr_blocks.clear();
+        self.ea_refs.clear();
+        self.policies.clear();
+        self.rehash.clear();
+        self.lost_found = None;
+        self.lost_inodes.clear();
+        self.files = 0;
+    }
+
+    fn passes(&mut self) -> Result<()> {
+        self.mark_zones()?;
+        self.pass1()?;
+        self.pass1b()?;
+        self.pass2()?;
+        self.pass3()?;
+        self.pass4()?;
+        self.make_journal()?;
+        self.pass5()
+    }
+
+    fn finish(&mut self, replayed: bool, outcome: &mut Outcome) -> Result<()> {
+        let fixing = self.report.answer() != Answer::No;
+        let left = self.report.found > self.report.fixed;
+        if !left {
+            let valid = (self.sb.s_state() | state::VALID_FS) & !state::ERROR_FS;
+            if self.sb.s_state() & state::VALID_FS == 0 && self.report.found == 0 {
+                self.report.fix(Problem::NotClean, At::new())?;
+            }
+            self.sb.set_s_state(valid);
+        } else if fixing {
+            self.sb.set_s_state(self.sb.s_state() & !state::VALID_FS);
+        }
+        groups::store(&self.image, &self.geo, &self.groups, self.copies)?;
+        self.store_superblock()?;
+        let changed = self.image.is_changed();
+        if fixing && changed {
+            self.sb.set_s_lastcheck(self.options.now as i64);
+            self.sb.set_s_wtime(self.options.now as i64);
+            self.sb.set_s_mnt_count(0);
+            self.store_superblock()?;
+            self.image.flush()?;
+        }
+        let found = self.report.found;
+        outcome.status |= match (found, fixing, left) {
+            (0, _, _) => u8::from(fixing && (changed || replayed)),
+            (_, true, false) => exit::CORRECTED,
+            (_, true, true) => exit::UNCORRECTED | u8::from(changed),
+            (_, false, _) => exit::UNCORRECTED,
+        };
+        outcome.files = self.files;
+        outcome.inodes = self.geo.inodes_count.into();
+        outcome.blocks = self.geo.blocks_count;
+        outcome.blocks_used = self
+            .geo
+            .blocks_count
+            .saturating_sub(self.sb.s_free_blocks_count());
+        Ok(())
+    }
+
+    fn store_superblock(&mut self) -> Result<()> {
+        let size = u64::from(self.geo.block_size);
+        let (block, at) = (OFFSET / size, (OFFSET % size) as usize);
+        let mut bytes = self.image.read(block)?.to_vec();
+        let new = self.sb.to_bytes();
+        bytes[at..at + new.len()].copy_from_slice(&new);
+        self.image.write(block, bytes, Stage::Summary)?;
+        if self.copies {
+            self.store_copies()?;
+        }
+        Ok(())
+    }
+
+    fn store_copies(&mut self) -> Result<()> {
+        for group in self.geo.groups().skip(1) {
+            if !self.geo.has_super(group) {
+                continue;
+            }
+            let block = self.geo.first_block(group).get();
+            let mut copy = self.sb.clone();
+            copy.set_s_block_group_nr(group.get() as u16);
+            let mut bytes = self.image.read(block)?.to_vec();
+            let new = copy.to_bytes();
+            bytes[..new.len()].copy_from_slice(&new);
+            self.image.write(block, bytes, Stage::Summary)?;
+        }
+        Ok(())
+    }
+
+    /// The block and offset of an inode; `None` when its number or its group's table is impossible.
+    pub fn inode_place(&self, ino: u32) -> Option<(u64, usize)> {
+        inode_place(&self.geo, &self.groups, ino)
+    }
+
+    pub fn read_inode(&self, ino: u32) -> Result<Raw> {
+        read_inode(&self.image, &self.geo, &self.groups, ino)
+    }
+
+    pub fn write_inode(&self, ino: u32, raw: &mut Raw) -> Result<()> {
+        write_inode(&self.image, &self.geo, &self.groups, ino, raw)
+    }
+
+    /// Empties an inode that is to be free.
+    pub fn clear_inode(&mut self, ino: u32) -> Result<()> {
+        let mut raw = self.read_inode(ino)?;
+        raw.set_links(0);
+        raw.set_dtime(self.options.now as u32);
+        self.write_inode(ino, &mut raw)?;
+        self.inodes.set(ino, crate::inodes::Known::default());
+        self.dirs.remove(&ino);
+        Ok(())
+    }
+
+    pub fn has_super(&self, group: u32) -> bool {
+        self.geo.has_super(GroupIndex::new(group))
+    }
+}
+
+pub fn inode_place(geo: &Geometry, groups: &[Group], ino: u32) -> Option<(u64, usize)> {
+    let (group, index) = geo.inode_place(InodeNumber::new(ino)).ok()?;
+    let table = groups.get(group.get() as usize)?.inode_table;
+    let block = table + u64::from(index / geo.inodes_per_block);
+    let at = (index % geo.inodes_per_block) * geo.inode_size;
+    crate::map::in_volume(geo, block, 1).then_some((block, at as usize))
+}
+
+pub fn read_inode(image: &Image, geo: &Geometry, groups: &[Group], ino: u32) -> Result<Raw> {
+    let mut raw = Raw::zeroed(geo);
+    if let Some((block, at)) = inode_place(geo, groups, ino) {
+        let bytes = image.read(block)?;
+        let size = raw.bytes.len();
+        raw.bytes.copy_from_slice(&bytes[at..at + size]);
+    }
+    Ok(raw)
+}
+
+pub fn write_inode(
+    image: &Image,
+    geo: &Geometry,
+    groups: &[Group],
+    ino: u32,
+    raw: &mut Raw,
+) -> Result<()> {
+    raw.stamp(geo, ino);
+    if let Some((block, at)) = inode_place(geo, groups, ino) {
+        let mut bytes = image.read(block)?.to_vec();
+        bytes[at..at + raw.bytes.len()].copy_from_slice(&raw.bytes);
+        image.write(block, bytes, Stage::Inode)?;
+    }
+    Ok(())
+}
