@@ -13,7 +13,7 @@ use crate::format::geometry::Geometry;
 use crate::format::inode::{Inode, flag};
 use crate::ids::{FileBlock, InodeNumber};
 use crate::journal::Handle;
-use crate::map::Map;
+use crate::map::{Map, Mapping};
 use blocks::Dir;
 use index::Place;
 use std::sync::Arc;
@@ -79,6 +79,9 @@ pub struct Entry {
     pub ino: InodeNumber,
     pub file_type: FileType,
 }
+
+/// Blocks of a directory that are read ahead.
+const READ_AHEAD: u32 = 64;
 
 /// All directories. Methods take the directory's inode as it is; they change `size`, `block`, `blocks`, `flags` in it and
 /// leave times, link counts and writing the inode to the caller (same handle). The caller holds the inode lock.
@@ -240,7 +243,24 @@ impl Directories {
         cookie: u64,
         sink: &mut dyn FnMut(u64, Entry, &[u8]) -> bool,
     ) -> Result<()> {
-        cursor::read(&Dir::new(self, ino, dir), cookie, sink)
+        let dir = Dir::new(self, ino, dir);
+        if cookie == 0 && dir.blocks() > 1 {
+            self.read_ahead(ino, dir.inode, READ_AHEAD);
+        }
+        cursor::read(&dir, cookie, sink)
+    }
+
+    /// Has the first blocks of a directory read in the background, where its inode says where they are.
+    pub fn read_ahead(&self, ino: InodeNumber, dir: &Inode, blocks: u32) {
+        if dir.has_flag(flag::INLINE_DATA) || !self.map.is_in_inode(dir) {
+            return;
+        }
+        let found = self.map.lookup(ino, dir, FileBlock::ZERO, blocks);
+        if let Ok(segment) = found
+            && let Mapping::Written(first) = segment.mapping
+        {
+            self.cache.prefetch_later(first, segment.len);
+        }
     }
 
     /// Credits for one `insert` in the worst case (splits, tree growth), or for `create`, without the directory's inode.

@@ -12,7 +12,7 @@ mod split;
 use crate::alloc::Allocator;
 use crate::cache::BlockCache;
 use crate::error::{Posix, Result};
-use crate::format::extent::MAX_DEPTH;
+use crate::format::extent::{Header, MAX_DEPTH};
 use crate::format::geometry::Geometry;
 use crate::format::inode::{Inode, flag};
 use crate::format::raw::le16;
@@ -73,6 +73,12 @@ impl Map {
         } else {
             self.blocks(ino).lookup(inode, at.get(), max_len)
         }
+    }
+
+    /// Whether looking up the first blocks reads nothing.
+    pub fn is_in_inode(&self, inode: &Inode) -> bool {
+        !inode.has_flag(flag::EXTENTS)
+            || Header::parse(&inode.block, None).is_ok_and(|header| header.depth == 0)
     }
 
     /// Where the block before `at` (or else the next one after) lies, so that data stays together.

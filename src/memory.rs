@@ -99,6 +99,11 @@ impl Memory {
         self.cap
     }
 
+    /// Whether what may never be asked for may be read: less than three quarters of the cap are used.
+    pub fn is_roomy(&self) -> bool {
+        self.gauges.used() < self.cap / 4 * 3
+    }
+
     /// Bytes of one frame: the block size.
     pub fn frame_size(&self) -> u32 {
         self.frame_size

@@ -371,7 +371,7 @@ impl Groups {
         let (buffer, desc) = self.descriptor(group.index)?;
         let bitmap = match self.is_uninit(&desc, flag::BLOCK_UNINIT) {
             true => None,
-            false => Some(self.read_bitmap(desc.block_bitmap)?),
+            false => Some(self.read_bitmap(group.index, desc.block_bitmap)?),
         };
         let frame = || self.memory.frame(Class::Buddy);
         let [free, chunks] = frames.unwrap_or_else(|| [frame(), frame()]);
@@ -415,9 +415,10 @@ impl Groups {
         }
     }
 
-    fn read_bitmap(&self, block: FsBlock) -> Result<BufferRef> {
+    fn read_bitmap(&self, index: GroupIndex, block: FsBlock) -> Result<BufferRef> {
         if self.cache.cached(block).is_none() {
             self.stats.bitmap_reads.fetch_add(1, Ordering::Relaxed);
+            self.read_bitmaps_ahead(index, block);
         }
         self.cache.read(block, BlockKind::Plain)
     }

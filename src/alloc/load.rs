@@ -12,13 +12,15 @@ use crate::cache::BufferRef;
 use crate::error::Result;
 use crate::format::checksum::BlockKind;
 use crate::format::group::flag;
-use crate::ids::GroupIndex;
+use crate::ids::{FsBlock, GroupIndex};
 use crate::memory::Frame;
 use crate::sync::Mutex;
 use std::sync::Arc;
 
 /// Loads of one buddy before whoever drops it all the time wins.
 const MAX_LOADS: u32 = 64;
+/// Bitmaps of a usual flex group.
+const BITMAPS_AHEAD: u32 = 16;
 
 /// What a load of buddies took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +71,28 @@ impl Groups {
             let _ = self.build(&group, frames)?;
         }
         Ok(loads)
+    }
+
+    /// Has the bitmaps of the following groups read in the background, as far as they lie behind this one on the volume
+    /// and are initialised: what lies in the place of one that is not must never come into the cache.
+    pub(super) fn read_bitmaps_ahead(&self, index: GroupIndex, bitmap: FsBlock) {
+        let follows = |ahead: &u32| {
+            let next = index.checked_add(*ahead);
+            let Some(next) = next.filter(|next| next.get() < self.geo.group_count) else {
+                return false;
+            };
+            let place = bitmap.checked_add(u64::from(*ahead));
+            self.descriptor(next).is_ok_and(|(_, desc)| {
+                !self.is_uninit(&desc, flag::BLOCK_UNINIT) && Some(desc.block_bitmap) == place
+            })
+        };
+        let count = (1..BITMAPS_AHEAD).take_while(follows).count();
+        if let Some(first) = bitmap.checked_add(1)
+            && count > 0
+        {
+            self.cache
+                .prefetch_later(first, u32::try_from(count).unwrap_or(0));
+        }
     }
 
     /// U to free for all of an inode, each group's buddy loaded by `load` first.

@@ -7,12 +7,13 @@
 use crate::cache::buffer::{Buffer, BufferRef};
 use crate::cache::shard::Shard;
 use crate::device::Device;
+use crate::device::submit::ReadRequest;
 use crate::error::Result;
 use crate::format::checksum::{self, BlockKind};
 use crate::format::geometry::Geometry;
 use crate::ids::FsBlock;
 use crate::memory::shrinker::Shrinker;
-use crate::memory::{Class, Memory};
+use crate::memory::{Class, Frame, IoBuffer, Memory};
 use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use std::sync::{Arc, Weak};
 
@@ -25,6 +26,8 @@ pub struct BlockCache {
     geo: Arc<Geometry>,
     memory: Arc<Memory>,
     shards: Vec<(Mutex<Shard>, Condvar)>,
+    /// For completions, which may outlive it.
+    me: Weak<Self>,
     /// The budget asks it for as long as the cache lives.
     shrinker: Arc<dyn Shrinker>,
 }
@@ -39,6 +42,7 @@ impl BlockCache {
             geo,
             memory,
             shards,
+            me: Weak::clone(cache),
             shrinker: Arc::new(CleanBuffers(Weak::clone(cache))),
         });
         cache.memory.register(Arc::clone(&cache.shrinker));
@@ -88,32 +92,70 @@ impl BlockCache {
 
     /// Reads blocks that will be asked for soon in one go, verifying nothing yet; errors are left to `read`.
     pub fn prefetch(&self, first: FsBlock, count: u32) {
-        let mut wanted = Vec::new();
-        for index in 0..u64::from(count.min(PREFETCH_MAX)) {
-            let Some(block) = first.checked_add(index) else {
-                break;
-            };
-            if block.get() >= self.geo.blocks_count || !self.claim(block) {
-                break;
-            }
-            wanted.push(block);
-        }
+        let wanted = self.claim_run(first, count);
         if wanted.is_empty() {
             return;
         }
-        let block_size = self.geo.block_size as usize;
-        let mut bytes = self.memory.io_buffer(wanted.len() * block_size);
-        let length = wanted.len() * block_size;
+        let length = wanted.len() << self.geo.block_bits;
+        let mut bytes = self.memory.io_buffer(length);
         let offset = first.get() << self.geo.block_bits;
         let read = self.device.read_at(offset, &mut bytes[..length]);
-        for (block, bytes) in wanted.into_iter().zip(bytes.chunks(block_size)) {
-            let loaded = read.is_ok().then(|| {
-                let mut frame = self.memory.frame(Class::Meta);
-                frame.copy_from_slice(bytes);
-                Arc::new(Buffer::new(block, Arc::clone(&self.geo), frame, None))
-            });
+        for (block, bytes) in wanted.into_iter().zip(bytes.chunks(self.block_size())) {
+            let loaded = read
+                .is_ok()
+                .then(|| self.copied(block, self.memory.frame(Class::Meta), bytes));
             self.settle(block, loaded);
         }
+    }
+
+    /// The same in the background, and not at all when memory is scarce. Who asks for one of the blocks meanwhile waits
+    /// for it.
+    pub fn prefetch_later(&self, first: FsBlock, count: u32) {
+        if !self.memory.is_roomy() {
+            return;
+        }
+        let wanted = self.claim_run(first, count);
+        if wanted.is_empty() {
+            return;
+        }
+        // Memory is asked for here, not where the completion runs.
+        let frames: Vec<_> = wanted
+            .iter()
+            .map(|_| self.memory.frame(Class::Meta))
+            .collect();
+        let length = wanted.len() << self.geo.block_bits;
+        let cache = Weak::clone(&self.me);
+        let done = Box::new(move |read: Result<()>, bytes: IoBuffer| {
+            let Some(cache) = cache.upgrade() else { return };
+            let pieces = wanted.into_iter().zip(frames);
+            for ((block, frame), bytes) in pieces.zip(bytes.chunks(cache.block_size())) {
+                let loaded = read.is_ok().then(|| cache.copied(block, frame, bytes));
+                cache.settle(block, loaded);
+            }
+        });
+        self.device.submit_read(ReadRequest {
+            offset: first.get() << self.geo.block_bits,
+            buffer: self.memory.io_buffer(length),
+            range: 0..length,
+            done,
+        });
+    }
+
+    /// The blocks from `first` on that are neither here nor being read, up to the first other one: the caller reads them.
+    fn claim_run(&self, first: FsBlock, count: u32) -> Vec<FsBlock> {
+        let blocks = (0..u64::from(count.min(PREFETCH_MAX))).map_while(|at| first.checked_add(at));
+        blocks
+            .take_while(|&block| block.get() < self.geo.blocks_count && self.claim(block))
+            .collect()
+    }
+
+    fn copied(&self, block: FsBlock, mut frame: Frame, bytes: &[u8]) -> BufferRef {
+        frame.copy_from_slice(bytes);
+        Arc::new(Buffer::new(block, Arc::clone(&self.geo), frame, None))
+    }
+
+    fn block_size(&self) -> usize {
+        self.geo.block_size as usize
     }
 
     /// Blocks in memory, for gauges and tests.
@@ -209,5 +251,70 @@ impl Shrinker for CleanBuffers {
             }
         }
         freed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::file::{Access, FileDevice};
+    use crate::format::superblock::{OFFSET, SIZE, Superblock};
+    use std::time::{Duration, Instant};
+
+    fn cache() -> (tempfile::TempDir, Arc<BlockCache>) {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("image");
+        let made = std::process::Command::new("mke2fs")
+            .args(["-q", "-F", "-t", "ext4", "-b", "4096"])
+            .args([path.as_os_str(), "16M".as_ref()])
+            .status();
+        assert!(made.unwrap().success());
+        let device: Arc<dyn Device> =
+            Arc::new(FileDevice::open(&path, &Access::default()).unwrap());
+        let mut bytes = [0; SIZE];
+        device.read_at(OFFSET, &mut bytes).unwrap();
+        let geo = Superblock::parse(&bytes).unwrap();
+        let geo = Arc::new(geo.geometry(device.len()).unwrap());
+        let memory = Memory::new(8 << 20, geo.block_size, 1 << 20);
+        (dir, BlockCache::new(device, geo, memory))
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_what_is_read() {
+        let (_dir, cache) = cache();
+        let block = |n| FsBlock::ZERO.checked_add(n).unwrap();
+        let fresh = cache.fresh(block(3), BlockKind::Plain);
+        // As far as the block that is here already.
+        cache.prefetch_later(block(0), 8);
+        let until = Instant::now() + Duration::from_secs(10);
+        while cache.len() < 4 && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert_eq!(cache.len(), 4);
+        for n in 0..3 {
+            let mut bytes = [0; 4096];
+            cache.device().read_at(n * 4096, &mut bytes).unwrap();
+            let here = cache.cached(block(n)).expect("read ahead");
+            assert_eq!(here.kind(), None, "verified only when it is asked for");
+            assert_eq!(&here.snapshot()[..], bytes);
+        }
+        assert!(Arc::ptr_eq(&fresh, &cache.cached(block(3)).unwrap()));
+    }
+
+    #[test]
+    fn nothing_is_read_ahead_when_memory_is_scarce() {
+        let (_dir, cache) = cache();
+        let held: Vec<_> = (0..1700)
+            .map(|_| cache.memory().frame(Class::Dirty))
+            .collect();
+        cache.prefetch_later(FsBlock::ZERO, 4);
+        drop(held);
+        cache.prefetch_later(FsBlock::ZERO.checked_add(8).unwrap(), 1);
+        let until = Instant::now() + Duration::from_secs(10);
+        while cache.is_empty() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        assert!(cache.cached(FsBlock::ZERO).is_none());
+        assert_eq!(cache.len(), 1);
     }
 }

@@ -28,6 +28,11 @@ pub struct Attr {
 }
 
 impl Attr {
+    pub fn is_dir(&self) -> bool {
+        use crate::format::inode::mode::{DIR, FMT};
+        self.mode & FMT == DIR
+    }
+
     pub fn new(ino: InodeNumber, inode: &Inode, block_size: u32) -> Self {
         use crate::format::inode::mode::{BLK, CHR, FMT};
         let is_device = matches!(inode.mode & FMT, BLK | CHR);

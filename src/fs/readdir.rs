@@ -54,13 +54,23 @@ impl Fs {
                         attr,
                     };
                     let taken = sink(&item);
-                    if taken && attr.is_some() {
+                    if taken && let Some(attr) = attr {
                         self.known.looked_up(entry.ino);
+                        if attr.is_dir() {
+                            self.expect(entry.ino);
+                        }
                     }
                     taken
                 })?;
         }
         self.touch_atime(&mut token, &dir);
         Ok(())
+    }
+
+    /// Whoever walks a tree reads the directories below one next.
+    fn expect(&self, ino: InodeNumber) {
+        if let Ok(node) = self.node(ino) {
+            self.dirs.read_ahead(ino, &node.core.read(), 1);
+        }
     }
 }

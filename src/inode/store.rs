@@ -16,7 +16,7 @@ use crate::journal::Handle;
 use std::sync::Arc;
 
 /// Table blocks read together when one is missing.
-const READAHEAD: u32 = 16;
+const READAHEAD: u32 = 32;
 const DTIME_AT: usize = 0x14;
 
 /// Reads and writes inodes in the inode tables.

@@ -46,9 +46,14 @@ impl Checkpoints {
     }
 
     pub(super) fn remove(&mut self, block: FsBlock) {
-        if let Some(tid) = self.list_of.remove(&block)
-            && let Some(list) = self.oldest_first.iter_mut().find(|list| list.tid == tid)
-        {
+        let Some(tid) = self.list_of.remove(&block) else {
+            return;
+        };
+        let index = self
+            .oldest_first
+            .partition_point(|list| tid.is_after(list.tid));
+        if let Some(list) = self.oldest_first.get_mut(index) {
+            debug_assert_eq!(list.tid, tid, "transactions stand in their order");
             list.blocks.remove(&block);
         }
     }
