@@ -25,6 +25,7 @@ mod setattr;
 mod super_state;
 mod sync;
 mod threads;
+mod trim;
 mod write;
 mod xattr;
 
@@ -81,6 +82,8 @@ pub struct Options {
     pub max_write: u32,
     /// Whether reading updates access times (with relatime's rule).
     pub atime: bool,
+    /// Tell the device about blocks that were freed.
+    pub discard: bool,
 }
 
 impl Default for Options {
@@ -98,6 +101,7 @@ impl Default for Options {
             threads: 4,
             max_write: 1 << 20,
             atime: true,
+            discard: false,
         }
     }
 }

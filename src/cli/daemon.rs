@@ -159,6 +159,7 @@ fn mount_fs(
         threads: sizes.threads,
         max_write: sizes.max_write,
         atime: !options.flags.has(MountFlags::NOATIME),
+        discard: options.discard,
     };
     let device = with_faults(options, device, report);
     let fs = Fs::mount(device, fs_options)

@@ -26,6 +26,7 @@ pub struct MountOptions {
     pub no_load: bool,
     pub no_acl: bool,
     pub no_user_xattr: bool,
+    pub discard: bool,
     pub on_error: Option<OnError>,
     pub commit: Option<Duration>,
     /// Where the file system begins in the source, in bytes.
@@ -166,6 +167,8 @@ impl MountOptions {
             "noacl" => self.no_acl = true,
             "user_xattr" => self.no_user_xattr = false,
             "nouser_xattr" => self.no_user_xattr = true,
+            "discard" => self.discard = true,
+            "nodiscard" => self.discard = false,
             "noload" | "norecovery" => self.no_load = true,
             // Always in force.
             "" | "default_permissions" => {}

@@ -44,6 +44,7 @@ impl Files {
         if freed {
             self.journal.commit_running()?;
         }
+        while self.alloc.discard_step() {}
         Ok(waited || discarded || freed)
     }
 }

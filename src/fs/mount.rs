@@ -81,11 +81,14 @@ impl Fs {
         self.reaper.queue_all();
         while self.reap_step() {}
         self.report_groups(None);
-        self.mark_clean()
+        self.mark_clean()?;
+        self.discard_freed();
+        Ok(())
     }
 
     /// Everything at home, nothing to recover; the next change marks it in use again.
     pub fn mark_clean(&self) -> Result<()> {
+        self.alloc.discard_localities();
         self.journal.quiesce(&mut || self.write_clean_superblock())
     }
 
@@ -306,6 +309,7 @@ fn recover_journal(
 fn foundation(
     opened: &mut Opened,
     memory: &Arc<Memory>,
+    discard: bool,
 ) -> Result<(Arc<BlockCache>, Arc<Allocator>)> {
     let lay = |opened: &Opened| {
         let device = Arc::clone(&opened.device);
@@ -315,7 +319,7 @@ fn foundation(
             reserved_blocks,
             read_only: opened.read_only,
             stripe: stripe(&opened.sb, &opened.geo),
-            ..Settings::default()
+            discard,
         };
         let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(memory), settings)?;
         Ok((cache, alloc))
@@ -361,7 +365,7 @@ fn read_orphans(
 
 fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
     let memory = Memory::new(options.memory, opened.geo.block_size, options.max_write);
-    let (cache, alloc) = foundation(&mut opened, &memory)?;
+    let (cache, alloc) = foundation(&mut opened, &memory, options.discard)?;
     let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let orphans = Arc::new(read_orphans(&mut opened, &cache, &store, &map)?);

@@ -20,6 +20,11 @@ impl Fs {
             return Ok(());
         }
         let mut threads = Vec::new();
+        if self.options.discard {
+            let fs = Arc::clone(self);
+            let builder = std::thread::Builder::new().name("discard".into());
+            threads.push(builder.spawn(move || discard_loop(&fs))?);
+        }
         for (name, run) in [("commit", commit_loop as fn(&Fs)), ("reap", reap_loop)] {
             let fs = Arc::clone(self);
             let builder = std::thread::Builder::new().name(name.into());
@@ -48,7 +53,7 @@ impl Fs {
         self.journal.step()
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 }
@@ -72,6 +77,14 @@ fn commit_loop(fs: &Fs) {
         if fs.journal.is_aborted() {
             std::thread::sleep(TICK);
         }
+    }
+}
+
+/// Not woken by a commit: what waits goes down together.
+fn discard_loop(fs: &Fs) {
+    while !fs.is_stopping() {
+        std::thread::sleep(TICK);
+        fs.discard_freed();
     }
 }
 

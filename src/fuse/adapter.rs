@@ -479,6 +479,9 @@ impl Filesystem for Adapter {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
+        if command == ioctl::FITRIM {
+            return ioctl::start_trim(&self.fs, caller(request), input.to_vec(), reply);
+        }
         let ino = ino::from_fuse(node);
         match ioctl::run(&self.fs, caller(request), ino, command, input, out_size) {
             Ok(output) => reply.ioctl(0, &output),

@@ -5,7 +5,10 @@
 
 use crate::error::{Posix, Result};
 use crate::fs::{Caller, Fs, FsXattr};
+use crate::fuse::reply::fail_weakly;
 use crate::ids::InodeNumber;
+use fuser::ReplyIoctl;
+use std::sync::Arc;
 
 const GETFLAGS: u32 = 0x8008_6601;
 const SETFLAGS: u32 = 0x4008_6602;
@@ -14,6 +17,8 @@ const GETVERSION: u32 = 0x8008_7601;
 const GETFLAGS32: u32 = 0x8004_6601;
 const SETFLAGS32: u32 = 0x4004_6602;
 const GETVERSION32: u32 = 0x8004_7601;
+/// `struct fstrim_range`: start, len, minlen; len comes back.
+pub(super) const FITRIM: u32 = 0xc018_5879;
 const FSGETXATTR: u32 = 0x801c_581f;
 const FSSETXATTR: u32 = 0x401c_5820;
 /// `struct fsxattr`: xflags, extsize, nextents, projid, cowextsize, padding.
@@ -52,6 +57,31 @@ pub(super) fn run(
         }
         _ => Err(Posix::NoTty.into()),
     }
+}
+
+/// FITRIM, on a thread of its own: it may take long.
+pub(super) fn start_trim(fs: &Arc<Fs>, caller: Caller, input: Vec<u8>, reply: ReplyIoctl) {
+    let fs = Arc::clone(fs);
+    let run = move || match trim(&fs, caller, &input) {
+        Ok(output) => reply.ioctl(0, &output),
+        Err(error) => reply.error(fail_weakly(&Arc::downgrade(&fs), &error)),
+    };
+    // A reply that is dropped answers EIO.
+    if let Err(error) = std::thread::Builder::new().name("trim".into()).spawn(run) {
+        log::warn!("no thread to trim: {error}");
+    }
+}
+
+fn trim(fs: &Fs, caller: Caller, input: &[u8]) -> Result<Vec<u8>> {
+    let long = |index: usize| {
+        let bytes = input.get(index * 8..).and_then(|rest| rest.first_chunk());
+        bytes
+            .map(|bytes| u64::from_ne_bytes(*bytes))
+            .ok_or(Posix::Inval)
+    };
+    let (start, len, least) = (long(0)?, long(1)?, long(2)?);
+    let trimmed = fs.trim(caller, start, len, least)?;
+    Ok([start, trimmed, least].map(u64::to_ne_bytes).concat())
 }
 
 fn word(value: u32, out_size: u32) -> Vec<u8> {
