@@ -5,31 +5,38 @@
 //! leave a file only after I/O in flight has ended; bytes behind the end of a file read as zeros after it grows. Unless said
 //! otherwise the caller holds the inode lock exclusively and no handle.
 
+mod delay;
+mod dirty;
 mod edges;
 mod fallocate;
+mod flush;
 mod read;
 mod seek;
 mod space;
 mod truncate;
 mod write;
 
+pub use dirty::DirtyInodes;
 pub use fallocate::Fallocate;
 pub use read::{PlannedRead, ReadData};
 pub use seek::Whence;
 pub use space::PendingFrees;
 
 use crate::alloc::Allocator;
+use crate::clock::Clock;
 use crate::device::Device;
 use crate::error::{Error, Posix, Result};
 use crate::format::geometry::Geometry;
 use crate::format::inode::{Inode, flag};
-use crate::ids::FileBlock;
+use crate::ids::{FileBlock, InodeNumber};
 use crate::inode::orphan::Orphans;
 use crate::inode::{InodeStore, NodeRef};
 use crate::journal::{Handle, Journal};
 use crate::map::Map;
-use crate::memory::Memory;
+use crate::memory::{Memory, Token};
+use crate::sync::Mutex;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Contents of all regular files.
 pub struct Files {
@@ -44,6 +51,18 @@ pub struct Files {
     /// s_def_resuid and s_def_resgid: whose files may use the reserved blocks.
     pub reserved_for: (u32, u32),
     pub pending: Arc<dyn PendingFrees>,
+    pub users: Arc<dyn Users>,
+    pub clock: Arc<dyn Clock>,
+    /// How old delayed data may grow.
+    pub delay: Duration,
+    pub dirty: DirtyInodes,
+    /// What pays for flushing when space is short; who holds it flushes, and waits for nobody who might want it. Rank `Inode`.
+    pub spare: Mutex<Token>,
+}
+
+/// Who has files open.
+pub trait Users: Send + Sync {
+    fn has_writer(&self, ino: InodeNumber) -> bool;
 }
 
 impl Files {

@@ -10,6 +10,7 @@ mod attr;
 mod create;
 mod descriptors;
 mod errors;
+mod flush;
 mod ioctl;
 mod known;
 mod link;
@@ -80,6 +81,10 @@ pub struct Options {
     pub threads: usize,
     /// Bytes of the largest request.
     pub max_write: u32,
+    /// How old data may grow that was written but has no blocks yet.
+    pub delay: Duration,
+    /// Without the kernel's writeback cache: every write(2) comes here, and a full file system is reported by it.
+    pub writethrough: bool,
     /// Whether reading updates access times (with relatime's rule).
     pub atime: bool,
     /// Tell the device about blocks that were freed.
@@ -100,6 +105,8 @@ impl Default for Options {
             memory: 256 << 20,
             threads: 4,
             max_write: 1 << 20,
+            delay: Duration::from_secs(5),
+            writethrough: false,
             atime: true,
             discard: false,
         }
@@ -138,7 +145,7 @@ pub struct Fs {
     pub(crate) xattrs: Arc<Xattrs>,
     pub(crate) files: Files,
     /// What the kernel knows of and has open.
-    pub(crate) known: known::Known,
+    pub(crate) known: Arc<known::Known>,
     /// Inodes without a name that nobody uses any more.
     pub(crate) reaper: Arc<reap::Reaper>,
     /// One rename that moves a directory at a time, so that nobody makes a loop.
@@ -150,12 +157,18 @@ pub struct Fs {
     pub(crate) threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     pub(crate) stopping: AtomicBool,
     pub(crate) generation: AtomicU32,
+    pub(crate) flushers: flush::Flushers,
     pub(crate) reading: park::Reading,
 }
 
 impl Fs {
     pub fn is_read_only(&self) -> bool {
         self.read_only.load(Ordering::Relaxed) || self.journal.is_aborted()
+    }
+
+    /// Whether the kernel has a writeback cache, and with it the last word on times.
+    pub fn kernel_keeps_times(&self) -> bool {
+        !self.options.writethrough
     }
 
     pub fn geometry(&self) -> &Geometry {

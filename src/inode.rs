@@ -4,6 +4,7 @@
 //! Invariants: the on-disk inode is whole at the end of every handle that changed it, so an in-memory inode can be
 //! dropped at any time; unknown fields survive.
 
+pub mod delayed;
 pub mod orphan;
 pub mod store;
 pub mod table;

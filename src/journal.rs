@@ -26,7 +26,8 @@ use handle::CommitListener;
 use log::Log;
 use std::sync::Arc;
 use std::time::Duration;
-use tx::{State, Waiter};
+use tx::State;
+pub use tx::Waiter;
 
 /// Credits of one step of work without a bound (truncation, freeing).
 pub const STEP_CREDITS: u32 = 64;

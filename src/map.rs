@@ -4,12 +4,13 @@
 //! Invariants: holes are `Mapping::Hole`, never block 0; walks are bounded by depth; a run given to `insert` is a hole
 //! before; every block that leaves the map is freed in the same handle.
 
+mod bound;
 mod extents;
 mod indirect;
 mod path;
 mod split;
 
-use crate::alloc::Allocator;
+use crate::alloc::{Allocator, Claim};
 use crate::cache::BlockCache;
 use crate::error::{Posix, Result};
 use crate::format::extent::{Header, MAX_DEPTH};
@@ -20,6 +21,7 @@ use crate::ids::{FileBlock, FsBlock, InodeNumber};
 use crate::journal::Handle;
 use indirect::Blocks;
 use path::Tree;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,9 +122,44 @@ impl Map {
             self.blocks(ino)
                 .insert(handle, inode, at.get(), start, len)?;
         }
+        self.count(inode, len);
+        Ok(())
+    }
+
+    /// The same with a written run; a claim pays for map blocks.
+    #[allow(clippy::too_many_arguments)]
+    pub fn insert_claimed(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        inode: &mut Inode,
+        at: FileBlock,
+        start: FsBlock,
+        len: u32,
+        claim: Option<&mut Claim>,
+    ) -> Result<()> {
+        let claim = RefCell::new(claim);
+        if inode.has_flag(flag::EXTENTS) {
+            let tree = Tree {
+                claim: Some(&claim),
+                ..self.tree(ino, inode)
+            };
+            tree.insert(handle, inode, at.get(), start, len, false)?;
+        } else {
+            let blocks = Blocks {
+                claim: Some(&claim),
+                ..self.blocks(ino)
+            };
+            blocks.insert(handle, inode, at.get(), start, len)?;
+        }
+        self.count(inode, len);
+        Ok(())
+    }
+
+    /// The inode has `len` blocks more.
+    fn count(&self, inode: &mut Inode, len: u32) {
         let added = sectors(self.cache.geometry(), len);
         inode.blocks = inode.blocks.saturating_add(added);
-        Ok(())
     }
 
     /// Unwritten to written for the whole range (what is written or a hole in it stays).
@@ -139,6 +176,27 @@ impl Map {
         }
         self.tree(ino, inode)
             .mark(handle, inode, at.get(), len, false)
+    }
+
+    /// The same; a claim pays for map blocks.
+    pub fn mark_written_claimed(
+        &self,
+        handle: &Handle<'_>,
+        ino: InodeNumber,
+        inode: &mut Inode,
+        at: FileBlock,
+        len: u32,
+        claim: Option<&mut Claim>,
+    ) -> Result<()> {
+        if !inode.has_flag(flag::EXTENTS) {
+            return Ok(());
+        }
+        let claim = RefCell::new(claim);
+        let tree = Tree {
+            claim: Some(&claim),
+            ..self.tree(ino, inode)
+        };
+        tree.mark(handle, inode, at.get(), len, false)
     }
 
     /// Written to unwritten for the whole range (extent-mapped files only).
@@ -260,6 +318,7 @@ impl Map {
             alloc: &self.alloc,
             ino,
             seed: inode.csum_seed(self.cache.geometry(), ino),
+            claim: None,
         }
     }
 
@@ -268,7 +327,25 @@ impl Map {
             cache: &self.cache,
             alloc: &self.alloc,
             ino,
+            claim: None,
         }
+    }
+}
+
+/// What pays for map blocks, if anything does.
+type Payment<'a> = Option<&'a RefCell<Option<&'a mut Claim>>>;
+
+/// A map block near `goal`.
+fn new_block(
+    alloc: &Allocator,
+    handle: &Handle<'_>,
+    ino: InodeNumber,
+    goal: FsBlock,
+    payment: Payment<'_>,
+) -> Result<FsBlock> {
+    match payment.map(RefCell::borrow_mut).as_deref_mut() {
+        Some(Some(claim)) => alloc.new_meta_block_claimed(handle, ino, goal, claim),
+        _ => alloc.new_meta_block(handle, ino, goal, true),
     }
 }
 

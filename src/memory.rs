@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod arena;
+mod dirty;
 pub mod gauges;
 pub mod process;
 pub mod shrinker;
@@ -17,6 +18,7 @@ pub use gauges::{Charge, Class, Snapshot};
 
 use crate::sync::{Mutex, Rank};
 use arena::{Arena, BufferPool};
+use dirty::DirtyGate;
 use gauges::Gauges;
 use shrinker::{Shrinker, Shrinkers};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +34,7 @@ pub struct Memory {
     arena: Arena,
     buffers: BufferPool,
     gauges: Gauges,
+    dirty_gate: DirtyGate,
     shrinkers: Mutex<Shrinkers>,
     /// Bytes in use below which no shrinker is asked again after one round freed nothing.
     quiet_below: AtomicU64,
@@ -54,6 +57,7 @@ impl Memory {
             arena: Arena::new(cap.saturating_mul(4), frame_size),
             buffers: BufferPool::new(max_write, keep),
             gauges: Gauges::default(),
+            dirty_gate: DirtyGate::default(),
             shrinkers: Mutex::new(Rank::Memory, Shrinkers::default()),
             quiet_below: AtomicU64::new(0),
         })

@@ -465,7 +465,7 @@ fn whole_blocks_are_written_side_by_side() {
         }
         let how = WriteMode {
             keep_times: true,
-            cached: true,
+            direct: true,
             ..WriteMode::default()
         };
         std::thread::scope(|scope| {

@@ -224,7 +224,10 @@ fn without_a_journal_the_mark_of_use_is_durable_before_anything_goes_home() {
         .expect("a write");
     record.take();
     fs.sync_all().expect("sync");
-    let events = record.take();
+    let mut events = record.take();
+    // Data goes into free blocks before anything tells of it.
+    events
+        .retain(|event| !matches!(event, Event::Write { bytes, .. } if bytes.starts_with(b"data")));
     let first = events.iter().take(2).collect::<Vec<_>>();
     assert!(
         matches!(first[0], Event::Write { offset: 1024, .. }),

@@ -151,6 +151,8 @@ fn mount_fs(
             OnError::Panic => fs::ErrorPolicy::Panic,
         }),
         commit_interval: options.commit.unwrap_or(defaults.commit_interval),
+        delay: options.delay.unwrap_or(defaults.delay),
+        writethrough: options.writethrough,
         sync: options.flags.has(MountFlags::SYNCHRONOUS),
         dirsync: options.flags.has(MountFlags::DIRSYNC),
         acl: !options.no_acl,

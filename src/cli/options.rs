@@ -29,6 +29,9 @@ pub struct MountOptions {
     pub discard: bool,
     pub on_error: Option<OnError>,
     pub commit: Option<Duration>,
+    /// How old delayed data may grow.
+    pub delay: Option<Duration>,
+    pub writethrough: bool,
     /// Where the file system begins in the source, in bytes.
     pub offset: u64,
     /// Bytes.
@@ -162,6 +165,7 @@ impl MountOptions {
         }
         match word {
             "remount" => self.remount = true,
+            "writethrough" => self.writethrough = true,
             "allow_other" => self.allow_other = true,
             "acl" => self.no_acl = false,
             "noacl" => self.no_acl = true,
@@ -186,6 +190,7 @@ impl MountOptions {
                 let seconds: u32 = number(name, value)?;
                 self.commit = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
             }
+            "delay" => self.delay = Some(Duration::from_secs(number::<u32>(name, value)?.into())),
             "offset" => self.offset = size(value).ok_or_else(|| invalid(name, value))?,
             "memory" => self.memory = Some(size(value).ok_or_else(|| invalid(name, value))?),
             "threads" => self.threads = Some(threads(value)?),

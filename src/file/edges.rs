@@ -10,12 +10,17 @@ use crate::inode::NodeRef;
 use crate::map::Mapping;
 
 impl Files {
-    /// Zeros the bytes `from..to` of the file where they are on the device; both lie in one block.
+    /// Zeros the bytes `from..to` of the file where they are; both lie in one block.
     pub(super) fn zero_in_block(&self, node: &NodeRef, from: u64, to: u64) -> Result<()> {
         if from >= to {
             return Ok(());
         }
         let at = self.block_of(from)?;
+        let base = u64::from(at.get()) << self.geo.block_bits;
+        let (first, last) = ((from - base) as usize, (to - base) as usize);
+        if self.zero_delayed(node, at.get(), first, last) {
+            return Ok(());
+        }
         let (segment, _io) = {
             let core = node.core.read();
             (self.map.lookup(node.ino, &core, at, 1)?, node.begin_io())
@@ -27,8 +32,6 @@ impl Files {
         let bytes = &mut bytes[..self.geo.block_size as usize];
         let start = block.get() << self.geo.block_bits;
         self.device.read_at(start, bytes)?;
-        let base = u64::from(at.get()) << self.geo.block_bits;
-        let (first, last) = ((from - base) as usize, (to - base) as usize);
         if bytes[first..last].iter().any(|&byte| byte != 0) {
             bytes[first..last].fill(0);
             self.device.write_at(start, bytes)?;

@@ -38,6 +38,8 @@ impl Files {
                 return Err(Posix::OpNotSupp.into());
             }
         }
+        // Nobody can delay more meanwhile.
+        self.flush(token, node)?;
         match mode {
             Fallocate::Allocate => {
                 self.allocate(token, node, range.clone(), keep_size)?;

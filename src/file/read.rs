@@ -1,4 +1,4 @@
-//! Reading file data straight from the device.
+//! Reading file data: from delayed frames, else straight from the device.
 //!
 //! Source: POSIX read; the design's section on writeback.
 //! Invariants: holes, unwritten blocks and bytes behind the last written block are zeros; nothing behind the file's size is
@@ -8,7 +8,6 @@ use crate::device::Device;
 use crate::device::submit::ReadRequest;
 use crate::error::{Error, Posix, Result};
 use crate::file::Files;
-use crate::format::inode::Inode;
 use crate::inode::{IoInFlight, NodeRef};
 use crate::map::Mapping;
 use crate::memory::IoBuffer;
@@ -102,7 +101,7 @@ impl Files {
 
     /// The same up to the device reads; the caller needs the inode lock no longer than this.
     pub fn plan_read(&self, node: &NodeRef, offset: u64, length: usize) -> Result<PlannedRead> {
-        let size = node.core.read().size;
+        let size = node.size(&node.core.read());
         let available = size.saturating_sub(offset);
         let length = usize::try_from(available).unwrap_or(usize::MAX).min(length);
         let head =
@@ -114,21 +113,36 @@ impl Files {
         while done < blocks {
             let at = self.block_of(offset + (done << self.geo.block_bits) as u64)?;
             let wanted = u32::try_from(blocks - done).unwrap_or(u32::MAX);
-            let (segment, io) = {
+            // Both under one lock: what has just left the frames is in the map.
+            let (segment, frames, io) = {
                 let core = node.core.read();
-                (self.lookup(node, &core, at, wanted)?, node.begin_io())
+                let segment = self.map.lookup(node.ino, &core, at, wanted)?;
+                let end = at.get().saturating_add(segment.len);
+                let frames = node.delayed.lock().frames(at.get()..end);
+                (segment, frames, node.begin_io())
             };
-            let from = done << self.geo.block_bits;
-            let to = (done + segment.len as usize) << self.geo.block_bits;
-            match segment.mapping {
+            let here = done << self.geo.block_bits;
+            let block_size = self.geo.block_size as usize;
+            let mut before = 0;
+            let end = segment.len as usize * block_size;
+            let mut fill = |buffer: &mut IoBuffer, part: Range<usize>| match segment.mapping {
+                _ if part.is_empty() => {}
                 Mapping::Written(block) => {
-                    pieces.push_back((block.get() << self.geo.block_bits, from..to));
-                    in_flight.push(io);
+                    let offset = (block.get() << self.geo.block_bits) + part.start as u64;
+                    pieces.push_back((offset, here + part.start..here + part.end));
                 }
                 Mapping::Hole | Mapping::Unwritten(_) | Mapping::Delayed => {
-                    buffer[from..to].fill(0);
+                    buffer[here + part.start..here + part.end].fill(0);
                 }
+            };
+            for (block, frame) in frames {
+                let from = (block - at.get()) as usize * block_size;
+                fill(&mut buffer, before..from);
+                buffer[here + from..here + from + block_size].copy_from_slice(&frame);
+                before = from + block_size;
             }
+            fill(&mut buffer, before..end);
+            in_flight.push(io);
             done += segment.len as usize;
         }
         let data = ReadData {
@@ -142,15 +156,5 @@ impl Files {
             pieces,
             in_flight,
         })
-    }
-
-    fn lookup(
-        &self,
-        node: &NodeRef,
-        inode: &Inode,
-        at: crate::ids::FileBlock,
-        max_len: u32,
-    ) -> Result<crate::map::Segment> {
-        self.map.lookup(node.ino, inode, at, max_len)
     }
 }

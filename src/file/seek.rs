@@ -5,6 +5,7 @@
 
 use crate::error::{Posix, Result};
 use crate::file::Files;
+use crate::ids::FileBlock;
 use crate::inode::NodeRef;
 use crate::map::Mapping;
 
@@ -25,31 +26,40 @@ impl Files {
         has_writer: bool,
     ) -> Result<u64> {
         let core = node.core.read();
+        let size = node.size(&core);
         if has_writer {
             return Ok(match whence {
                 Whence::Data => offset,
-                Whence::Hole => core.size.max(offset),
+                Whence::Hole => size.max(offset),
             });
         }
-        if offset >= core.size {
+        if offset >= size {
             return Err(Posix::Nxio.into());
         }
-        let end = self.block_from(core.size)?;
+        let end = self.block_from(size)?;
         let mut at = self.block_of(offset)?;
         while at < end {
             let segment = self.map.lookup(node.ino, &core, at, end.get() - at.get())?;
-            let is_data = matches!(segment.mapping, Mapping::Written(_) | Mapping::Delayed);
-            if is_data == (whence == Whence::Data) {
-                return Ok((u64::from(at.get()) << self.geo.block_bits).clamp(offset, core.size));
+            let mut next = at.get().saturating_add(segment.len);
+            let mut is_data = matches!(segment.mapping, Mapping::Written(_) | Mapping::Delayed);
+            let delayed = node.delayed.lock();
+            if !is_data && let Some(first) = delayed.next(at.get()).filter(|&first| first < next) {
+                is_data = first == at.get();
+                next = if is_data {
+                    delayed.end_of_run(first)
+                } else {
+                    first
+                };
             }
-            let Some(next) = at.checked_add(segment.len) else {
-                break;
-            };
-            at = next;
+            drop(delayed);
+            if is_data == (whence == Whence::Data) {
+                return Ok((u64::from(at.get()) << self.geo.block_bits).clamp(offset, size));
+            }
+            at = FileBlock::new(next);
         }
         match whence {
             Whence::Data => Err(Posix::Nxio.into()),
-            Whence::Hole => Ok(core.size),
+            Whence::Hole => Ok(size),
         }
     }
 }

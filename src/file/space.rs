@@ -36,8 +36,13 @@ impl Files {
         attempt()
     }
 
-    /// Waits for what is being freed, gives up all preallocations and commits what was freed; whether that made anything free.
+    /// Waits for what is being freed, flushes delayed data, gives up all preallocations and commits what was freed; whether that
+    /// made anything free.
     fn make_space(&self) -> Result<bool> {
+        let claimed = self.alloc.counts().claimed_blocks;
+        // An error is for those to know whose data it is.
+        let _ = self.flush_all(&mut self.spare.lock());
+        let returned = self.alloc.counts().claimed_blocks < claimed;
         let waited = self.pending.wait();
         let discarded = self.alloc.discard_all() > 0;
         let freed = self.alloc.has_uncommitted_frees();
@@ -45,6 +50,6 @@ impl Files {
             self.journal.commit_running()?;
         }
         while self.alloc.discard_step() {}
-        Ok(waited || discarded || freed)
+        Ok(returned || waited || discarded || freed)
     }
 }

@@ -6,9 +6,11 @@
 
 use crate::error::{Posix, Result};
 use crate::file::Files;
+use crate::file::delay::size_to_record;
 use crate::format::inode::Inode;
 use crate::ids::FileBlock;
 use crate::inode::NodeRef;
+use crate::inode::delayed::Delayed;
 use crate::journal::STEP_CREDITS;
 use crate::memory::Token;
 
@@ -26,21 +28,32 @@ impl Files {
             if size > self.max_size(&core) {
                 return Err(Posix::FBig.into());
             }
-            core.size
+            node.size(&core)
         };
         self.alloc.discard_preallocations(&node.prealloc);
         if size > old_size {
             self.zero_tail(node, old_size)?;
             let handle = self.journal.start(token, 1)?;
             let mut core = node.core.write();
-            core.size = size;
+            let set = |delayed: &mut Delayed| {
+                let is_clean = delayed.is_empty();
+                delayed.set_size((!is_clean).then_some(size));
+                is_clean
+            };
+            if set(&mut node.delayed.lock()) {
+                core.size = size;
+            }
             edit(&mut core);
             return self.save(&handle, node, &core);
         }
         node.drain();
+        if size == 0 && old_size > 0 {
+            node.delayed.lock().set_replaced(true);
+        }
+        self.discard_delayed(node, self.block_from(size)?.get(), Some(size));
         self.zero_tail(node, size)?;
         let mut first = |core: &mut Inode| {
-            core.size = size;
+            core.size = size_to_record(&node.delayed.lock(), core.size, size);
             edit(core);
         };
         self.remove_blocks(
@@ -92,6 +105,7 @@ impl Files {
     pub fn free_blocks(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
         self.alloc.discard_preallocations(&node.prealloc);
         node.drain();
+        self.discard_delayed(node, 0, None);
         let metadata = !node.core.read().is_reg();
         let mut to = Some(FileBlock::MAX);
         while let Some(end) = to {

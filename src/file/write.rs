@@ -1,12 +1,12 @@
-//! Writing file data: into place, into unwritten blocks, into holes.
+//! Direct writes: into place, into unwritten blocks, into holes.
 //!
 //! Source: POSIX write; the design's section on writeback.
 //! Invariants: new blocks are written while they are reserved and owned by no file; one handle then marks them, maps them and
-//! advances the size. Writes that fill every block they touch run side by side under the shared inode lock: what a handle
-//! does goes by the mapping as it is then. A failed write gives its reservation back and leaves the file as it was up to the last whole run.
+//! advances the size. Writes inside the file that fill every block they touch run side by side under the shared inode lock:
+//! what a handle does goes by the mapping as it is then. No delayed data lies in what is written over. A failed write gives its reservation back and leaves the file as it was up to the last whole run.
 
 use crate::alloc::{Growth, Request, Reserved};
-use crate::error::{Error, Posix, Result};
+use crate::error::Result;
 use crate::file::Files;
 use crate::format::time::Timestamp;
 use crate::ids::{FileBlock, FsBlock};
@@ -30,7 +30,7 @@ impl Job<'_> {
 }
 
 impl Files {
-    /// Writes all of `data` at `offset`. `now`: see `Job`.
+    /// Writes all of `data` at `offset` straight to the device. `now`: see `Job`. The caller holds the inode lock exclusively.
     pub fn write(
         &self,
         token: &mut Token,
@@ -39,47 +39,44 @@ impl Files {
         data: &[u8],
         now: Option<Timestamp>,
     ) -> Result<()> {
-        let old_size = {
-            let core = node.core.read();
-            let end = offset
-                .checked_add(data.len() as u64)
-                .ok_or(Error::Posix(Posix::FBig))?;
-            if end > self.max_size(&core) {
-                return Err(Posix::FBig.into());
-            }
-            core.size
-        };
+        self.check_range(node, offset, data.len())?;
         if data.is_empty() {
             return Ok(());
         }
+        self.flush(token, node)?;
+        let old_size = node.core.read().size;
         if offset > old_size {
             self.zero_tail(node, old_size)?;
         }
         self.write_segments(token, node, &Job { offset, data, now })
     }
 
-    /// Whether a write needs the inode lock only shared: it reads nothing of what it writes over, and leaves alone the
-    /// block that the file's size lies in unless it begins there or before. A last block may be filled in part behind
-    /// the file's size, by the page cache alone, which has no other write of it under way. The caller holds the inode
-    /// lock shared.
-    pub fn may_share(&self, node: &NodeRef, offset: u64, length: usize, cached: bool) -> bool {
+    /// Whether a direct write needs the inode lock only shared: it reads nothing of what it writes over and does not make the
+    /// file larger. The caller holds the inode lock shared.
+    pub fn may_share(&self, node: &NodeRef, offset: u64, length: usize) -> bool {
         let (mask, core) = (self.block_size() - 1, node.core.read());
         let Some(end) = offset.checked_add(length as u64) else {
             return false;
         };
-        let whole = offset & mask == 0 && (end & mask == 0 || (cached && end >= core.size));
-        let clear_of_tail = core.size & mask == 0 || offset <= core.size;
-        whole && clear_of_tail && length > 0 && core.is_reg() && end <= self.max_size(&core)
+        let whole = offset & mask == 0 && end & mask == 0;
+        whole && length > 0 && core.is_reg() && end <= core.size
     }
 
     /// Writes what `may_share` allowed; the caller holds the inode lock shared.
-    pub fn write_whole_blocks(
+    pub fn write_shared(
         &self,
         token: &mut Token,
         node: &NodeRef,
         offset: u64,
         data: &[u8],
     ) -> Result<()> {
+        let end = offset + data.len() as u64;
+        let range = self.block_of(offset)?.get()..self.block_from(end)?.get();
+        // Nobody can delay more meanwhile.
+        let delayed = node.delayed.lock().any_in(range);
+        if delayed {
+            self.flush(token, node)?;
+        }
         self.write_segments(
             token,
             node,

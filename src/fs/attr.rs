@@ -6,6 +6,7 @@
 use crate::format::inode::{Inode, flag};
 use crate::format::time::Timestamp;
 use crate::ids::InodeNumber;
+use crate::inode::Node;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr {
@@ -31,6 +32,15 @@ impl Attr {
     pub fn is_dir(&self) -> bool {
         use crate::format::inode::mode::{DIR, FMT};
         self.mode & FMT == DIR
+    }
+
+    /// Of an inode in memory, with its delayed data; `inode` is its locked core.
+    pub fn of(node: &Node, inode: &Inode, block_size: u32) -> Self {
+        let delayed = node.delayed.lock();
+        let mut attr = Self::new(node.ino, inode, block_size);
+        attr.size = delayed.size(attr.size);
+        attr.blocks += delayed.holes() * u64::from(block_size / 512);
+        attr
     }
 
     pub fn new(ino: InodeNumber, inode: &Inode, block_size: u32) -> Self {

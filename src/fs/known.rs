@@ -3,6 +3,7 @@
 //! Source: FUSE's lookup counts (LOOKUP, FORGET) and OPEN/RELEASE; the design's section on memory.
 //! Invariants: an entry exists exactly while one of its counts is not zero; it does not keep the inode in memory.
 
+use crate::file::Users;
 use crate::ids::InodeNumber;
 use crate::memory::{Charge, Class, Memory};
 use crate::sync::{Mutex, Rank};
@@ -85,14 +86,6 @@ impl Known {
         (last_writer, unused)
     }
 
-    pub(crate) fn has_writer(&self, ino: InodeNumber) -> bool {
-        self.shard(ino)
-            .lock()
-            .counts
-            .get(&ino)
-            .is_some_and(|counts| counts.writers > 0)
-    }
-
     pub(crate) fn is_used(&self, ino: InodeNumber) -> bool {
         self.shard(ino).lock().counts.contains_key(&ino)
     }
@@ -131,6 +124,14 @@ impl Known {
 
     fn shard(&self, ino: InodeNumber) -> &Mutex<Shard> {
         &self.shards[ino.get() as usize % SHARDS]
+    }
+}
+
+impl Users for Known {
+    fn has_writer(&self, ino: InodeNumber) -> bool {
+        let shard = self.shard(ino).lock();
+        let counts = shard.counts.get(&ino);
+        counts.is_some_and(|counts| counts.writers > 0)
     }
 }
 

@@ -49,7 +49,7 @@ impl Fs {
     pub(crate) fn attr_of(&self, ino: InodeNumber) -> Result<Attr> {
         let node = self.node(ino)?;
         let core = node.core.read();
-        Ok(Attr::new(ino, &core, self.geo.block_size))
+        Ok(Attr::of(&node, &core, self.geo.block_size))
     }
 
     /// The target of a symbolic link.

@@ -10,17 +10,18 @@ use crate::device::Device;
 use crate::device::latch::Latch;
 use crate::dir::{Directories, InlineSource};
 use crate::error::{Error, Incompatible, Posix, Result};
-use crate::file::Files;
+use crate::file::{DirtyInodes, Files};
 use crate::format::features::{self, compat, incompat};
 use crate::format::geometry::Geometry;
 use crate::format::inode::Inode;
 use crate::format::superblock::{Superblock, state};
 use crate::fs::descriptors;
+use crate::fs::flush::Flushers;
 use crate::fs::known::Known;
 use crate::fs::park::Reading;
 use crate::fs::reap::Reaper;
 use crate::fs::super_state::{self, SuperblockState};
-use crate::fs::{ErrorPolicy, Fs, Options};
+use crate::fs::{ErrorPolicy, Fs, Options, need};
 use crate::ids::{FsBlock, InodeNumber};
 use crate::inode::orphan::Orphans;
 use crate::inode::{InodeStore, InodeTable};
@@ -77,13 +78,14 @@ impl Fs {
                 Ok(())
             };
         }
+        let flushed = self.flush_all();
         self.known.clear();
         self.reaper.queue_all();
         while self.reap_step() {}
         self.report_groups(None);
         self.mark_clean()?;
         self.discard_freed();
-        Ok(())
+        flushed
     }
 
     /// Everything at home, nothing to recover; the next change marks it in use again.
@@ -118,7 +120,7 @@ impl Fs {
     }
 
     fn finish_orphan(&self, ino: InodeNumber) -> Result<()> {
-        let mut token = self.memory.admit(crate::fs::need::REAP);
+        let mut token = self.memory.admit(need::REAP);
         let node = match self.table.get(ino) {
             Err(error) if error.is_posix(Posix::Stale) => {
                 let handle = self.journal.start(&mut token, 4)?;
@@ -396,6 +398,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         .with_inline(Arc::new(SystemData(Arc::clone(&xattrs))));
     let table = InodeTable::new(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&alloc));
     let reaper = Arc::new(Reaper::new());
+    let known = Arc::new(Known::new(&memory));
     let files = Files {
         device: Arc::clone(&device),
         geo: Arc::clone(&geo),
@@ -407,8 +410,12 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         orphans: Arc::clone(&orphans),
         reserved_for: (sb.def_resuid(), sb.def_resgid()),
         pending: Arc::clone(&reaper) as Arc<_>,
+        users: Arc::clone(&known) as Arc<_>,
+        clock: Arc::clone(&clock),
+        delay: options.delay,
+        dirty: DirtyInodes::default(),
+        spare: Mutex::new(Rank::Inode, memory.admit(need::FLUSH)),
     };
-    let known = Known::new(&memory);
     let fs = Arc::new(Fs {
         device,
         geo,
@@ -433,6 +440,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         threads: Mutex::new(Rank::Leaf, Vec::new()),
         stopping: AtomicBool::new(false),
         generation: AtomicU32::new(seed),
+        flushers: Flushers::new(),
         reading: Reading::new(&options),
         options,
     });

@@ -15,8 +15,6 @@ const fn frames(frames: u32) -> Need {
     }
 }
 
-/// Credits for a change of a file's map in the worst case, with inode, data bitmap and descriptor.
-const MAP_CHANGE: u32 = 32;
 /// A name in a directory that is split to its root, without what it leads to.
 const INSERT: u32 = 52;
 
@@ -24,7 +22,13 @@ pub const LOOKUP: Need = frames(8);
 pub const GETATTR: Need = frames(4);
 pub const SETATTR: Need = frames(STEP_CREDITS);
 pub const READ: Need = frames(8);
-pub const WRITE: Need = frames(MAP_CHANGE);
+/// A write accepts a frame a block, and may have to flush first.
+pub const fn write(blocks: u32) -> Need {
+    frames(STEP_CREDITS).and(Need::frames(blocks))
+}
+/// A flusher's largest handle.
+pub const FLUSH: Need = frames(STEP_CREDITS);
+pub const FSYNC: Need = FLUSH;
 pub const CREATE: Need = frames(CREDITS_MAX);
 pub const LINK: Need = frames(INSERT + 4);
 pub const UNLINK: Need = frames(16);

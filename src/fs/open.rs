@@ -36,11 +36,20 @@ impl Fs {
         self.options.acl
     }
 
-    /// The end of one open file; the last close of a writer gives up the file's preallocations.
+    /// The end of one open file; the last close of a writer gives up the file's preallocations, after its delayed
+    /// data has been flushed (at once, where that replaces what the file held before).
     pub fn release(&self, ino: InodeNumber, write: bool) {
         let (last_writer, unused) = self.known.closed(ino, write);
         if last_writer && let Some(node) = self.table.peek(ino) {
-            self.alloc.discard_preallocations(&node.prealloc);
+            let (clean, replaced) = {
+                let mut delayed = node.delayed.lock();
+                (delayed.is_clean(), delayed.set_replaced(false))
+            };
+            if clean {
+                self.alloc.discard_preallocations(&node.prealloc);
+            } else if replaced {
+                self.flush_early(node);
+            }
         }
         if unused {
             self.unused(ino);

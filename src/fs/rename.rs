@@ -62,6 +62,9 @@ impl Fs {
         check_name(name)?;
         check_name(new_name)?;
         self.check_writable()?;
+        if mode != RenameMode::NoReplace {
+            self.flush_source((parent, name), (new_parent, new_name))?;
+        }
         let mut token = self.memory.admit(need::RENAME);
         let _rename = self.rename_lock.lock();
         let (from_dir, to_dir) = (self.directory(parent)?, self.directory(new_parent)?);
@@ -90,6 +93,10 @@ impl Fs {
         };
         let _children = lock_children(&moved);
         self.check_rename(&moved, mode)?;
+        if moved.target.is_some() && !moved.source.delayed.lock().is_clean() {
+            // Written again since it was flushed: a flush needs none of our locks.
+            self.flush_node(&mut token, &moved.source)?;
+        }
         self.files
             .retry_for_space(|| self.rename_once(&mut token, caller, &moved, mode))?;
         if let Some(target) = &moved.target {
@@ -97,6 +104,25 @@ impl Fs {
         }
         self.sync_if_asked(&moved.from.dir, true)?;
         self.sync_if_asked(&moved.to.dir, true)
+    }
+
+    /// Flushes what is about to replace another file, before any lock is taken.
+    fn flush_source(
+        &self,
+        (parent, name): (InodeNumber, &[u8]),
+        (new_parent, new_name): (InodeNumber, &[u8]),
+    ) -> Result<()> {
+        let entry = |dir: InodeNumber, name: &[u8]| {
+            let dir = self.directory(dir)?;
+            let _shared = dir.lock.read();
+            self.dirs.lookup(dir.ino, &dir.core.read(), name)
+        };
+        match (entry(parent, name)?, entry(new_parent, new_name)?) {
+            (Some(source), Some(target)) if source.ino != target.ino => {
+                self.flush_before_replacing(source.ino)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn find(&self, end: &End<'_>) -> Result<Option<NodeRef>> {

@@ -92,7 +92,7 @@ impl Fs {
         }
         self.sync_if_asked(&node, false)?;
         let core = node.core.read();
-        Ok(Attr::new(ino, &core, self.geo.block_size))
+        Ok(Attr::of(&node, &core, self.geo.block_size))
     }
 
     fn check_setattr(&self, node: &NodeRef, set: &SetAttr) -> Result<()> {

@@ -20,7 +20,7 @@ impl Fs {
         data_only: bool,
         done: Box<dyn FnOnce(Result<()>) + Send>,
     ) {
-        let _token = self.memory.admit(need::GETATTR);
+        let mut token = self.memory.admit(need::FSYNC);
         if self.journal.is_aborted() {
             return done(Err(Error::Aborted));
         }
@@ -32,16 +32,14 @@ impl Fs {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
-        let change = if data_only {
-            node.last_data_change()
-        } else {
-            node.last_change()
-        };
-        self.journal.when_durable(change, done);
+        self.flush_and_sync(&mut token, node, data_only, done);
     }
 
     /// The same, waiting for it.
     pub fn sync_node(&self, node: &NodeRef) -> Result<()> {
+        if !node.delayed.lock().is_clean() {
+            self.flush_node(&mut self.files.spare.lock(), node)?;
+        }
         let tid = node.last_change();
         let covered = tid.is_some_and(|tid| self.journal.is_running(tid));
         if let Some(tid) = tid {
@@ -108,6 +106,7 @@ impl Fs {
                 Ok(())
             };
         }
+        self.flush_all()?;
         self.journal.commit_running()?;
         self.journal.flush()
     }

@@ -4,7 +4,7 @@
 //! Invariants: they end when `stop_threads` is called, and hold nothing while they sleep.
 
 use crate::error::Result;
-use crate::fs::Fs;
+use crate::fs::{Fs, flush};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 
 impl Fs {
-    /// Starts the committer and the reaper.
+    /// Starts the committer, the reaper and the flushers.
     pub fn start_threads(self: &Arc<Self>) -> std::io::Result<()> {
         if self.is_read_only() {
             return Ok(());
@@ -25,13 +25,16 @@ impl Fs {
             let builder = std::thread::Builder::new().name("discard".into());
             threads.push(builder.spawn(move || discard_loop(&fs))?);
         }
-        for (name, run) in [("commit", commit_loop as fn(&Fs)), ("reap", reap_loop)] {
+        let flushers = [("flush", Fs::flush_loop as fn(&Fs)); flush::THREADS];
+        let others = [("commit", commit_loop as fn(&Fs)), ("reap", reap_loop)];
+        for (name, run) in others.into_iter().chain(flushers) {
             let fs = Arc::clone(self);
             let builder = std::thread::Builder::new().name(name.into());
             threads.push(builder.spawn(move || run(&fs))?);
         }
         self.threads.lock().extend(threads);
         self.reaper.set_served(true);
+        self.flushers.set_served(true);
         Ok(())
     }
 
@@ -40,12 +43,15 @@ impl Fs {
         self.journal.stop();
         self.reaper.set_served(false);
         self.reaper.wake();
+        self.flushers.set_served(false);
+        self.flushers.wake();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             if thread.join().is_err() {
                 log::error!("a background thread ended with a panic");
             }
         }
+        self.flush_rest();
     }
 
     /// One round of the committer.

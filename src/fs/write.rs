@@ -24,8 +24,8 @@ const RELATIME_SECONDS: i64 = 24 * 3600;
 pub struct WriteMode {
     /// Neither mtime nor ctime changes.
     pub keep_times: bool,
-    /// From the kernel's page cache: no two writes of one page are under way at a time.
-    pub cached: bool,
+    /// O_DIRECT: straight to the device.
+    pub direct: bool,
     /// The kernel asks to clear suid and sgid, since this caller writes.
     pub kill_privileges: Option<Caller>,
 }
@@ -106,7 +106,12 @@ impl Fs {
     /// Writes all of `data` at `offset`.
     pub fn write(&self, ino: InodeNumber, offset: u64, data: &[u8], how: WriteMode) -> Result<()> {
         self.check_writable()?;
-        let mut token = self.memory.admit(need::WRITE);
+        let blocks = (data.len() >> self.geo.block_bits) as u32 + 2;
+        if !how.direct {
+            self.throttle()?;
+        }
+        let need = need::write(if how.direct { 0 } else { blocks });
+        let mut token = self.memory.admit(need);
         let node = self.node(ino)?;
         if !self.write_beside_others(&mut token, &node, offset, data, how)? {
             let _exclusive = node.lock.write();
@@ -117,12 +122,18 @@ impl Fs {
                 self.kill_privileges(&mut token, caller, &node)?;
             }
             let now = (!how.keep_times).then(|| self.now());
-            self.files.write(&mut token, &node, offset, data, now)?;
+            if how.direct {
+                self.files.write(&mut token, &node, offset, data, now)?;
+            } else {
+                self.files
+                    .write_delayed(&mut token, &node, offset, data, now)?;
+            }
         }
+        self.press();
         self.sync_if_asked(&node, false)
     }
 
-    /// The same under the shared inode lock, where the write allows it; false: nothing was done.
+    /// A direct write under the shared inode lock, where it allows that; false: nothing was done.
     fn write_beside_others(
         &self,
         token: &mut Token,
@@ -131,14 +142,14 @@ impl Fs {
         data: &[u8],
         how: WriteMode,
     ) -> Result<bool> {
-        if how.kill_privileges.is_some() || !how.keep_times {
+        if !how.direct || how.kill_privileges.is_some() || !how.keep_times {
             return Ok(false);
         }
         let _shared = node.lock.read();
-        if !self.files.may_share(node, offset, data.len(), how.cached) {
+        if !self.files.may_share(node, offset, data.len()) {
             return Ok(false);
         }
-        self.files.write_whole_blocks(token, node, offset, data)?;
+        self.files.write_shared(token, node, offset, data)?;
         Ok(true)
     }
 
@@ -215,6 +226,6 @@ impl Fs {
             }
         }
         self.files
-            .seek(&node, offset, whence, self.known.has_writer(ino))
+            .seek(&node, offset, whence, self.files.users.has_writer(ino))
     }
 }

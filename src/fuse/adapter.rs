@@ -235,13 +235,14 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let how = WriteMode {
-            keep_times: true,
-            cached: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            keep_times: self.fs.kernel_keeps_times(),
+            direct: !cached && flags.0 & libc::O_DIRECT != 0,
             kill_privileges: write_flags
                 .contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
                 .then(|| caller(request)),

@@ -53,7 +53,7 @@ const WANTED: [InitFlags; 15] = [
 const MAX_BACKGROUND: u16 = 128;
 
 pub(super) fn configure(config: &mut KernelConfig, fs: &Fs, max_write: u32) {
-    ask(config, max_write);
+    ask_for(config, max_write, fs.kernel_keeps_times());
     if fs.uses_acls() {
         let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
     }
@@ -67,7 +67,12 @@ pub(super) fn configure(config: &mut KernelConfig, fs: &Fs, max_write: u32) {
 
 /// What every mount asks for, and any server that is to be compared with ours.
 pub fn ask(config: &mut KernelConfig, max_write: u32) {
-    for flag in WANTED {
+    ask_for(config, max_write, true);
+}
+
+fn ask_for(config: &mut KernelConfig, max_write: u32, writeback: bool) {
+    let wanted = WANTED.into_iter();
+    for flag in wanted.filter(|flag| writeback || *flag != InitFlags::FUSE_WRITEBACK_CACHE) {
         // Refused: the kernel is older and does without.
         let _ = config.add_capabilities(flag);
     }

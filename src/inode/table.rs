@@ -10,6 +10,7 @@ use crate::error::{Posix, Result};
 use crate::format::inode::Inode;
 use crate::ids::{InodeNumber, Tid};
 use crate::inode::InodeStore;
+use crate::inode::delayed::Delayed;
 use crate::memory::shrinker::Shrinker;
 use crate::memory::{Charge, Class, Memory};
 use crate::sync::{Condvar, Mutex, Rank, RankToken, RwLock};
@@ -36,6 +37,10 @@ pub struct Node {
     pub prealloc: Mutex<PreallocTree>,
     /// Held while blocks are chosen for the file's data. Rank `Inode`, after `lock`.
     pub allocating: Mutex<()>,
+    /// Data not on the device yet. Rank `Leaf`; what is taken out of it belongs to a flusher, who holds `writeback`.
+    pub delayed: Mutex<Delayed>,
+    /// Held while delayed data goes to the device and into the map. Rank `Inode`, after all inode locks.
+    pub writeback: Mutex<()>,
     /// File data I/O in flight.
     in_flight: Mutex<u32>,
     drained: Condvar,
@@ -74,6 +79,8 @@ impl Node {
             core: RwLock::new(Rank::Map, inode),
             prealloc: Mutex::new(Rank::Prealloc, PreallocTree::default()),
             allocating: Mutex::new(Rank::Inode, ()),
+            delayed: Mutex::new(Rank::Leaf, Delayed::new(memory.charge(Class::Dirty, 0))),
+            writeback: Mutex::new(Rank::Inode, ()),
             in_flight: Mutex::new(Rank::Leaf, 0),
             drained: Condvar::new(),
             referenced: AtomicBool::new(true),
@@ -99,6 +106,11 @@ impl Node {
         while *in_flight > 0 {
             self.drained.wait(&mut in_flight);
         }
+    }
+
+    /// The size that readers see: the on-disk one of `core` (which the caller has locked), or that of delayed data.
+    pub fn size(&self, core: &Inode) -> u64 {
+        self.delayed.lock().size(core.size)
     }
 
     /// The inode was changed in this transaction.

@@ -22,6 +22,7 @@ pub(super) struct Blocks<'a> {
     pub(super) cache: &'a BlockCache,
     pub(super) alloc: &'a Allocator,
     pub(super) ino: InodeNumber,
+    pub(super) claim: super::Payment<'a>,
 }
 
 /// What one step of removing did below a pointer.
@@ -336,7 +337,7 @@ impl Blocks<'_> {
     ) -> Result<Vec<FsBlock>> {
         let mut pool = Vec::with_capacity(count as usize);
         for _ in 0..count {
-            match self.alloc.new_meta_block(handle, self.ino, goal, true) {
+            match super::new_block(self.alloc, handle, self.ino, goal, self.claim) {
                 Ok(block) => {
                     inode.blocks = inode.blocks.saturating_add(self.sectors(1));
                     pool.push(block);

@@ -19,6 +19,7 @@ pub(super) struct Tree<'a> {
     pub(super) ino: InodeNumber,
     /// Seed of the nodes' checksums.
     pub(super) seed: u32,
+    pub(super) claim: super::Payment<'a>,
 }
 
 /// A node on a path, as it was when the path was made.

@@ -132,7 +132,7 @@ impl Tree<'_> {
         };
         let mut pool = Vec::with_capacity(count);
         for _ in 0..count {
-            match self.alloc.new_meta_block(handle, self.ino, goal, true) {
+            match super::new_block(self.alloc, handle, self.ino, goal, self.claim) {
                 Ok(block) => {
                     inode.blocks = inode.blocks.saturating_add(self.sectors(1));
                     pool.push(block);

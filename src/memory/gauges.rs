@@ -107,6 +107,10 @@ impl Gauges {
             .fetch_add(u64::from(frames), Ordering::Relaxed);
     }
 
+    pub(super) fn current(&self, class: Class) -> u64 {
+        self.classes[class as usize].current.load(Ordering::Relaxed)
+    }
+
     pub(super) fn used(&self) -> u64 {
         self.total.current.load(Ordering::Relaxed)
     }

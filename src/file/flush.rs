@@ -1,0 +1,410 @@
+//! Writeback: delayed data of one inode gets blocks, goes to the device, and then into the map.
+//!
+//! Source: the design's section on delayed allocation.
+//! Invariants: one flusher an inode at a time, without the inode lock; while data is under way its blocks are in R, owned by no
+//! file, and no handle is open; the handle after it marks the bitmap, inserts written extents and advances the on-disk size, so
+//! no inode ever points at a block that was not written; a failed write gives its blocks back, keeps the data readable, and
+//! is told to every later sync of the file.
+
+use crate::alloc::{Claim, Growth, Request, Reserved};
+use crate::device::submit::{WriteRequest, WriteSource};
+use crate::error::{Error, Result};
+use crate::file::Files;
+use crate::format::inode::Inode;
+use crate::ids::{FileBlock, FsBlock};
+use crate::inode::NodeRef;
+use crate::inode::delayed::DirtyRun;
+use crate::journal::{Handle, STEP_CREDITS};
+use crate::map::Mapping;
+use crate::memory::{Frame, Token};
+use crate::sync::{Condvar, Mutex, Rank};
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// Bytes of one batch: what is under way at a time for one inode.
+const BATCH: u32 = 16 << 20;
+/// Bytes of one transfer.
+const TRANSFER: usize = 1 << 20;
+/// Frames of one transfer.
+const TRANSFER_FRAMES: usize = 512;
+
+/// Where a piece of a run goes.
+enum Place {
+    New(Reserved),
+    Unwritten(FsBlock),
+    Written(FsBlock),
+}
+
+/// A part of a run that is one run on the device, too.
+struct Piece {
+    at: u32,
+    frames: Vec<Arc<Frame>>,
+    place: Place,
+}
+
+impl Piece {
+    fn len(&self) -> u32 {
+        self.frames.len() as u32
+    }
+
+    fn end(&self) -> u32 {
+        self.at + self.len()
+    }
+
+    fn start(&self) -> FsBlock {
+        match &self.place {
+            Place::New(reserved) => reserved.start(),
+            Place::Unwritten(block) | Place::Written(block) => *block,
+        }
+    }
+}
+
+impl Files {
+    /// Brings all data that was delayed before to the device and into the map; not yet durable.
+    pub fn flush(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
+        if node.delayed.lock().is_clean() {
+            return Ok(());
+        }
+        let _alone = node.writeback.lock();
+        self.flush_alone(token, node)
+    }
+
+    /// The same, unless somebody is at it; whether it was done.
+    pub fn try_flush(&self, token: &mut Token, node: &NodeRef) -> Option<Result<()>> {
+        let _alone = node.writeback.try_lock()?;
+        Some(self.flush_alone(token, node))
+    }
+
+    fn flush_alone(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
+        let limit = (BATCH >> self.geo.block_bits) as usize;
+        let mut from = 0;
+        loop {
+            let runs = {
+                let mut delayed = node.delayed.lock();
+                if let Some(error) = delayed.error() {
+                    return Err(error.clone());
+                }
+                delayed.take(from, limit)
+            };
+            let Some(last) = runs.last() else { break };
+            from = last.range().end;
+            self.flush_runs(token, node, runs)?;
+            self.memory.less_is_dirty();
+        }
+        self.record_size(token, node)?;
+        self.trim_claim(node);
+        if !self.users.has_writer(node.ino) {
+            self.alloc.discard_preallocations(&node.prealloc);
+        }
+        Ok(())
+    }
+
+    fn flush_runs(&self, token: &mut Token, node: &NodeRef, runs: Vec<DirtyRun>) -> Result<()> {
+        let ranges: Vec<_> = runs.iter().map(DirtyRun::range).collect();
+        let mut claim = {
+            let mut delayed = node.delayed.lock();
+            let holes = ranges.iter().map(|r| delayed.holes_in(r.clone())).sum();
+            delayed.lend(holes)
+        };
+        let done = self.write_and_map(token, node, runs, &mut claim);
+        let mut delayed = node.delayed.lock();
+        delayed.settle(claim);
+        if let Err(error) = &done {
+            for range in ranges {
+                delayed.unwritten(range);
+            }
+            // Without space another attempt may succeed.
+            if !matches!(error, Error::Posix(_)) {
+                delayed.fail(error);
+            }
+        }
+        done
+    }
+
+    fn write_and_map(
+        &self,
+        token: &mut Token,
+        node: &NodeRef,
+        runs: Vec<DirtyRun>,
+        claim: &mut Option<Claim>,
+    ) -> Result<()> {
+        let pieces = self.place(node, runs, claim)?;
+        self.write_pieces(&pieces)?;
+        self.map_pieces(token, node, pieces, claim)
+    }
+
+    /// Finds a place for every block.
+    fn place(
+        &self,
+        node: &NodeRef,
+        runs: Vec<DirtyRun>,
+        claim: &mut Option<Claim>,
+    ) -> Result<Vec<Piece>> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        for run in runs {
+            let (mut at, mut frames) = (run.at, run.frames);
+            while !frames.is_empty() {
+                let left = frames.len() as u32;
+                let segment = {
+                    let core = node.core.read();
+                    self.map.lookup(node.ino, &core, FileBlock::new(at), left)?
+                };
+                let len = segment.len.min(left);
+                let place = match segment.mapping {
+                    Mapping::Written(block) => Place::Written(block),
+                    Mapping::Unwritten(block) => Place::Unwritten(block),
+                    Mapping::Hole | Mapping::Delayed => {
+                        Place::New(self.reserve_for(node, at, len, pieces.last(), claim)?)
+                    }
+                };
+                let len = match &place {
+                    Place::New(reserved) => reserved.len().min(len),
+                    _ => len,
+                };
+                let rest = frames.split_off(len as usize);
+                pieces.push(Piece { at, frames, place });
+                (at, frames) = (at + len, rest);
+            }
+        }
+        Ok(pieces)
+    }
+
+    fn reserve_for(
+        &self,
+        node: &NodeRef,
+        at: u32,
+        len: u32,
+        before: Option<&Piece>,
+        claim: &mut Option<Claim>,
+    ) -> Result<Reserved> {
+        let request = {
+            let core = node.core.read();
+            // Where the file goes on, as if nothing were missing between.
+            let behind = before.and_then(|piece| {
+                let distance = u64::from(at - piece.end());
+                piece.start().checked_add(u64::from(piece.len()) + distance)
+            });
+            let size = node.size(&core);
+            let growth = if self.users.has_writer(node.ino) {
+                Growth::Open
+            } else {
+                Growth::Closed
+            };
+            Request {
+                ino: node.ino,
+                logical: Some(FileBlock::new(at)),
+                goal: behind.unwrap_or_else(|| self.map.goal(node.ino, &core, FileBlock::new(at))),
+                len: len.min(self.map.run_max(&core)),
+                file_blocks: size.div_ceil(self.block_size()),
+                growth,
+                privileged: self.is_privileged(&core),
+            }
+        };
+        match claim {
+            Some(claim) => self
+                .alloc
+                .reserve_claimed(&request, Some(&node.prealloc), claim),
+            None => self.alloc.reserve(&request, Some(&node.prealloc)),
+        }
+    }
+
+    /// Writes all pieces, many at a time, and waits for them.
+    fn write_pieces(&self, pieces: &[Piece]) -> Result<()> {
+        let frames = (TRANSFER >> self.geo.block_bits).clamp(1, TRANSFER_FRAMES);
+        let mut transfers = Vec::new();
+        for piece in pieces {
+            let mut offset = piece.start().get() << self.geo.block_bits;
+            for part in piece.frames.chunks(frames) {
+                transfers.push((offset, part));
+                offset += (part.len() as u64) << self.geo.block_bits;
+            }
+        }
+        let Some(((offset, part), others)) = transfers.split_last() else {
+            return Ok(());
+        };
+        let under_way = Arc::new(UnderWay::new(others.len()));
+        for (offset, part) in others {
+            let theirs = Arc::clone(&under_way);
+            self.device.submit_write(WriteRequest {
+                offset: *offset,
+                source: WriteSource::Frames(part.to_vec()),
+                done: Box::new(move |result, source| {
+                    drop(source);
+                    theirs.one_done(result);
+                }),
+            });
+        }
+        let slices: Vec<IoSlice<'_>> = part.iter().map(|frame| IoSlice::new(frame)).collect();
+        let here = self.device.write_vectored_at(*offset, &slices);
+        under_way.wait().and(here)
+    }
+
+    /// What has been written becomes the file's, a few pieces a handle.
+    fn map_pieces(
+        &self,
+        token: &mut Token,
+        node: &NodeRef,
+        pieces: Vec<Piece>,
+        claim: &mut Option<Claim>,
+    ) -> Result<()> {
+        let mut pieces = pieces.into_iter().peekable();
+        while let Some(first) = pieces.peek() {
+            if matches!(first.place, Place::Written(_)) && !self.reaches_out(node, first) {
+                let range = first.at..first.end();
+                node.delayed.lock().written(range);
+                pieces.next();
+                continue;
+            }
+            let credits = (self.map.insert_credits(&node.core.read()) + 3).max(STEP_CREDITS);
+            let handle = self.journal.start(token, credits)?;
+            let mut core = node.core.write();
+            let mut mapped = Ok(());
+            let mut ranges = Vec::new();
+            while let Some(piece) =
+                pieces.next_if(|_| handle.credits_left() >= self.map.insert_credits(&core) + 3)
+            {
+                let range = piece.at..piece.end();
+                mapped = self.map_piece(&handle, node, &mut core, piece, claim);
+                if mapped.is_err() {
+                    break;
+                }
+                ranges.push(range);
+            }
+            let mut delayed = node.delayed.lock();
+            if let Some(range) = ranges.last() {
+                let reached = u64::from(range.end) << self.geo.block_bits;
+                core.size = core.size.max(reached.min(delayed.size(core.size)));
+            }
+            for range in &ranges {
+                delayed.written(range.clone());
+            }
+            if delayed.size(core.size) == core.size {
+                delayed.set_size(None);
+            }
+            drop(delayed);
+            self.save(&handle, node, &core)?;
+            mapped?;
+            if ranges.is_empty() {
+                // The tree has grown since the credits were counted.
+                continue;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the piece ends behind the on-disk size.
+    fn reaches_out(&self, node: &NodeRef, piece: &Piece) -> bool {
+        let core = node.core.read();
+        let reached = u64::from(piece.end()) << self.geo.block_bits;
+        core.size < reached.min(node.size(&core))
+    }
+
+    fn map_piece(
+        &self,
+        handle: &Handle<'_>,
+        node: &NodeRef,
+        core: &mut Inode,
+        piece: Piece,
+        claim: &mut Option<Claim>,
+    ) -> Result<()> {
+        let (at, len) = (FileBlock::new(piece.at), piece.len());
+        let (start, claim) = (piece.start(), claim.as_mut());
+        match piece.place {
+            Place::Written(_) => Ok(()),
+            Place::Unwritten(_) => self
+                .map
+                .mark_written_claimed(handle, node.ino, core, at, len, claim),
+            Place::New(reserved) => {
+                self.map
+                    .insert_claimed(handle, node.ino, core, at, start, len, claim)?;
+                self.alloc.mark(handle, reserved, len)
+            }
+        }
+    }
+
+    /// The on-disk size follows where no data is left to do it.
+    fn record_size(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
+        let is_due = |core: &Inode| {
+            let mut delayed = node.delayed.lock();
+            if delayed.size(core.size) == core.size {
+                delayed.set_size(None);
+                return false;
+            }
+            delayed.is_empty()
+        };
+        if !is_due(&node.core.read()) {
+            return Ok(());
+        }
+        let handle = self.journal.start(token, 1)?;
+        let mut core = node.core.write();
+        if !is_due(&core) {
+            return Ok(());
+        }
+        core.size = {
+            let mut delayed = node.delayed.lock();
+            let size = delayed.size(core.size);
+            delayed.set_size(None);
+            size
+        };
+        self.save(&handle, node, &core)
+    }
+
+    /// Flushes every inode that has delayed data; the first error, after all have been tried.
+    pub fn flush_all(&self, token: &mut Token) -> Result<()> {
+        let mut result = Ok(());
+        for node in self.dirty.all() {
+            let flushed = self.flush(token, &node);
+            if result.is_ok() {
+                result = flushed;
+            }
+        }
+        result
+    }
+
+    /// Flushes the oldest inode, if its data is older than may be or there is too much of it; whether it did.
+    pub fn flush_step(&self, token: &mut Token) -> Result<bool> {
+        let now = self.clock.monotonic();
+        let pressed = self.memory.dirty() > self.memory.dirty_background();
+        let is_due = |since| pressed || now.saturating_sub(since) >= self.delay;
+        let Some(node) = self.dirty.take(is_due) else {
+            return Ok(false);
+        };
+        let flushed = self.flush(token, &node);
+        self.dirty.done(&node, self.clock.monotonic());
+        flushed.map(|()| true)
+    }
+}
+
+/// Transfers under way.
+struct UnderWay {
+    state: Mutex<(usize, Result<()>)>,
+    none: Condvar,
+}
+
+impl UnderWay {
+    fn new(count: usize) -> Self {
+        Self {
+            state: Mutex::new(Rank::Leaf, (count, Ok(()))),
+            none: Condvar::new(),
+        }
+    }
+
+    fn one_done(&self, result: Result<()>) {
+        let mut state = self.state.lock();
+        state.0 -= 1;
+        if state.1.is_ok() {
+            state.1 = result;
+        }
+        if state.0 == 0 {
+            self.none.notify_all();
+        }
+    }
+
+    fn wait(&self) -> Result<()> {
+        let mut state = self.state.lock();
+        while state.0 > 0 {
+            self.none.wait(&mut state);
+        }
+        std::mem::replace(&mut state.1, Ok(()))
+    }
+}
