@@ -37,6 +37,7 @@ pub struct Facts {
     /// Maps that must be written anew.
     rewrites: Vec<(u32, Vec<Run>)>,
     large_file: bool,
+    new_value_inodes: Vec<u32>,
     /// Inodes that need a second look.
     suspects: Vec<u32>,
 }
@@ -49,6 +50,8 @@ pub struct One {
     pub clusters: Vec<(u64, u64)>,
     pub xattr_block: Option<(u64, u32)>,
     pub ea_refs: Vec<u32>,
+    /// Inodes that got the flag of an attribute's value.
+    pub new_value_inodes: Vec<u32>,
     pub policy: Option<Vec<u8>>,
     pub rewrite: Option<Vec<Run>>,
     pub large_file: bool,
@@ -65,6 +68,7 @@ impl Facts {
             policies: HashMap::new(),
             rewrites: Vec::new(),
             large_file: false,
+            new_value_inodes: Vec::new(),
             suspects: Vec::new(),
         }
     }
@@ -92,6 +96,7 @@ impl Facts {
             self.rewrites.push((ino, runs));
         }
         self.large_file |= one.large_file;
+        self.new_value_inodes.extend(one.new_value_inodes);
     }
 }
 
@@ -163,6 +168,11 @@ impl Fsck<'_, '_> {
                 self.dirs.insert(ino, Default::default());
             }
             self.inodes.set(ino, known);
+        }
+        for ino in facts.new_value_inodes {
+            if let Some(known) = self.inodes.at(ino) {
+                known.flags |= known::EA;
+            }
         }
         for (block, shared) in facts.xattr_blocks {
             let (first, count) = clusters_of(&self.geo, block, 1);

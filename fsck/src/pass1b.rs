@@ -107,6 +107,10 @@ impl Fsck<'_, '_> {
         if let Some(runs) = copied
             && self.replace_map(ino, &mut raw, &map, &runs)?
         {
+            let new = crate::map::read(&self.image, &self.geo, &raw)?;
+            for block in map.meta.iter().filter(|block| !new.meta.contains(block)) {
+                self.drop_claim(cluster_of(&self.geo, *block), claims);
+            }
             return self.write_inode(ino, &mut raw);
         }
         if self
@@ -115,15 +119,27 @@ impl Fsck<'_, '_> {
         {
             for (from, count) in pass1::clusters(&self.geo, &map) {
                 for cluster in from..from + count {
-                    match claims.get_mut(&cluster) {
-                        Some(count) => *count = count.saturating_sub(1),
-                        None => self.used.remove(cluster, 1),
+                    if claims.contains_key(&cluster) {
+                        self.drop_claim(cluster, claims);
+                    } else {
+                        self.used.remove(cluster, 1);
                     }
                 }
             }
+            self.release_attributes(&raw)?;
             self.clear_inode(ino)?;
         }
         Ok(())
+    }
+
+    /// One claim less; what nobody claims is free.
+    fn drop_claim(&mut self, cluster: u64, claims: &mut Claims) {
+        if let Some(count) = claims.get_mut(&cluster) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.used.remove(cluster, 1);
+            }
+        }
     }
 
     /// The runs with copies in place of what is shared; `None` without space.
@@ -176,12 +192,6 @@ impl Fsck<'_, '_> {
                     len: 1,
                     unwritten: run.unwritten,
                 });
-            }
-        }
-        for block in &map.meta {
-            let cluster = cluster_of(&self.geo, *block);
-            if let Some(count) = claims.get_mut(&cluster).filter(|count| **count > 1) {
-                *count -= 1;
             }
         }
         Ok(Some(new.data))

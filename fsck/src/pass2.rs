@@ -10,7 +10,9 @@ mod index;
 mod inline;
 mod leaf;
 
-pub use inline::{drop_value as drop_inline_value, entries as inline_entries};
+pub use inline::{
+    drop_value as drop_inline_value, entries as inline_entries, value_place as inline_value_place,
+};
 
 use crate::Result;
 use crate::dirblock;

@@ -83,13 +83,15 @@ impl Fsck<'_, '_> {
         let refs = self.ea_refs.get(&ino).copied().unwrap_or(0);
         if refs == 0 {
             if self.report.fix(Problem::EaInodeUnattached, At::ino(ino))? {
+                self.release_blocks(ino)?;
                 return self.clear_inode(ino);
             }
             return Ok(());
         }
         let mut raw = self.read_inode(ino)?;
         let counted = (u64::from(raw.get32(0x0c)) << 32) | u64::from(raw.get32(0x24));
-        let first_kind = raw.get32(0x10) != 0 && counted == 0;
+        // Inodes of the first kind of this feature hold no count; their times are equal.
+        let first_kind = raw.get32(0x0c) == raw.get32(0x08);
         if counted != u64::from(refs) && !first_kind {
             let at = At::ino(ino).found(counted).expected(refs.into());
             if self.report.fix(Problem::EaInodeRefcount, at)? {

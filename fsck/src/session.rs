@@ -272,6 +272,43 @@ impl Fsck<'_, '_> {
         write_inode(&self.image, &self.geo, &self.groups, ino, raw)
     }
 
+    /// Frees what an inode has that nobody else claims.
+    pub fn release_blocks(&mut self, ino: u32) -> Result<()> {
+        let raw = self.read_inode(ino)?;
+        if crate::map::has_map(&raw) {
+            let map = crate::map::read(&self.image, &self.geo, &raw)?;
+            for (first, count) in crate::pass1::clusters(&self.geo, &map) {
+                for cluster in first..first + count {
+                    if !self.twice.contains(cluster) && !self.zones.contains(cluster) {
+                        self.used.remove(cluster, 1);
+                    }
+                }
+            }
+        }
+        self.release_attributes(&raw)
+    }
+
+    /// One reference less to the attribute block.
+    pub fn release_attributes(&mut self, raw: &Raw) -> Result<()> {
+        let block = raw.file_acl();
+        let Some(shared) = self.xattr_blocks.get_mut(&block) else {
+            return Ok(());
+        };
+        shared.found = shared.found.saturating_sub(1);
+        let left = shared.found;
+        if left == 0 {
+            let cluster = crate::alloc::cluster_of(&self.geo, block);
+            if !self.twice.contains(cluster) {
+                self.used.remove(cluster, 1);
+            }
+            self.xattr_blocks.remove(&block);
+        }
+        if left > 0 {
+            self.store_refcount(block, left)?;
+        }
+        Ok(())
+    }
+
     /// Empties an inode that is to be free.
     pub fn clear_inode(&mut self, ino: u32) -> Result<()> {
         let mut raw = self.read_inode(ino)?;

@@ -175,7 +175,7 @@ impl Check<'_, '_> {
             let entry = self.raw.i_block();
             let parent = le32(entry, 0);
             let (rec_len, name_len) = (le16(entry, 8), u8_at(entry, 10));
-            let fits = rec_len >= 12 && rec_len % 4 == 0 && rec_len <= 56;
+            let fits = (12..=56).contains(&rec_len);
             let inode = le32(entry, 4);
             return Ok(parent == 2 || parent >= self.around.geo.first_ino)
                 .map(|x| x && parent <= self.around.geo.inodes_count && fits)

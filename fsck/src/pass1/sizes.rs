@@ -99,7 +99,7 @@ impl Check<'_, '_> {
         } else if self.raw.is_dir() {
             mapped * block
         } else if self.raw.is_reg() {
-            let short = written > 0 && size <= (written - 1) * block && !self.raw.has(flag::VERITY);
+            let short = written > 0 && size < (written - 1) * block && !self.raw.has(flag::VERITY);
             let most = geo.max_file_size(self.raw.has(flag::EXTENTS));
             if short || size > most {
                 written * block
@@ -150,7 +150,12 @@ impl Check<'_, '_> {
             return Ok(false);
         }
         let target = if self.raw.has(flag::INLINE_DATA) {
-            return Ok(self.has_inline_data.is_some_and(|extra| size <= 60 + extra));
+            let mut target = self.raw.i_block().to_vec();
+            if let Some((start, len)) = crate::pass2::inline_value_place(&self.raw) {
+                target.extend_from_slice(&self.raw.bytes[start..start + len]);
+            }
+            target.push(0);
+            target
         } else if self.raw.is_fast_symlink() {
             if self.raw.has(flag::EXTENTS) {
                 return Ok(false);

@@ -108,14 +108,6 @@ impl Check<'_, '_> {
         if target.size() != u64::from(entry.size) {
             return bad;
         }
-        if !target.has(flag::EA_INODE) {
-            if !self.fix(Problem::EaInodeFlagMissing, at)? {
-                return bad;
-            }
-            target.set_flags(target.flags() | flag::EA_INODE);
-            let around = self.around;
-            crate::session::write_inode(around.image, geo, around.groups, ino, &mut target)?;
-        }
         let map = crate::map::read(self.around.image, geo, &target)?;
         let mut value = Vec::new();
         let blocks = u64::from(entry.size).div_ceil(geo.block_size.into());
@@ -130,13 +122,28 @@ impl Check<'_, '_> {
         // An inode of the first kind of this feature names its owner instead of holding a hash.
         let first_kind =
             target.get32(0x10) == self.ino && target.generation() == self.raw.generation();
+        let name_hash = value_entry_hash(entry, value_hash);
+        let right = target.get32(0x08) == value_hash && name_hash.contains(&entry.hash);
+        if !first_kind && !right {
+            let at = At::ino(self.ino).found(entry.hash.into());
+            let problem = if target.has(flag::EA_INODE) {
+                Problem::XattrHash
+            } else {
+                Problem::XattrValueInode
+            };
+            return Ok(Err((problem, at)));
+        }
+        if !target.has(flag::EA_INODE) {
+            if !self.fix(Problem::EaInodeFlagMissing, at)? {
+                return bad;
+            }
+            target.set_flags(target.flags() | flag::EA_INODE);
+            let around = self.around;
+            crate::session::write_inode(around.image, geo, around.groups, ino, &mut target)?;
+            self.one.new_value_inodes.push(ino);
+        }
         if first_kind {
             return Ok(Ok(0));
-        }
-        let name_hash = value_entry_hash(entry, value_hash);
-        if target.get32(0x08) != value_hash || !name_hash.contains(&entry.hash) {
-            let at = At::ino(self.ino).found(entry.hash.into());
-            return Ok(Err((Problem::XattrHash, at)));
         }
         let cluster = u64::from(geo.block_size) << geo.cluster_ratio_bits;
         Ok(Ok(u64::from(entry.size).div_ceil(cluster)))
@@ -270,12 +277,16 @@ impl Fsck<'_, '_> {
                 .found(shared.refcount.into())
                 .expected(shared.found.into());
             if self.report.fix(Problem::XattrRefcount, at)? {
-                let mut bytes = self.image.read(block)?.to_vec();
-                uext4::format::raw::put_le32(&mut bytes, 4, shared.found);
-                checksum::stamp(BlockKind::Xattr, &self.geo, FsBlock::new(block), &mut bytes);
-                self.image.write(block, bytes, crate::image::Stage::Body)?;
+                self.store_refcount(block, shared.found)?;
             }
         }
         Ok(())
+    }
+
+    pub fn store_refcount(&self, block: u64, count: u32) -> Result<()> {
+        let mut bytes = self.image.read(block)?.to_vec();
+        uext4::format::raw::put_le32(&mut bytes, 4, count);
+        checksum::stamp(BlockKind::Xattr, &self.geo, FsBlock::new(block), &mut bytes);
+        self.image.write(block, bytes, crate::image::Stage::Body)
     }
 }

@@ -37,6 +37,18 @@ pub fn entries(geo: &Geometry, raw: &Raw) -> Vec<dirblock::Entry> {
     all
 }
 
+/// The hash of the attribute's value, where it has one, after the value changed.
+fn rehash(raw: &mut Raw) {
+    let area_at = OLD_SIZE + usize::from(raw.extra_isize()) + 4;
+    let found = inode_area(&raw.bytes)
+        .and_then(|area| xattr::parse(area, 0, 0).ok())
+        .and_then(|all| all.into_iter().find(Entry::is_inline_data));
+    if let Some(entry) = found.filter(|entry| entry.hash != 0) {
+        let hash = uext4::format::xattr::entry_hash(&entry.name, &entry.value);
+        raw.put32(area_at + entry.at + 12, hash);
+    }
+}
+
 /// Takes the attribute with inline data out of an inode.
 pub fn drop_value(raw: &mut Raw) {
     let start = OLD_SIZE + usize::from(raw.extra_isize());
@@ -77,6 +89,7 @@ impl Fsck<'_, '_> {
             raw.bytes[start..start + usable].copy_from_slice(&bytes);
         }
         if raw != before {
+            rehash(&mut raw);
             self.write_inode(dir.ino, &mut raw)?;
         }
         Ok(())
