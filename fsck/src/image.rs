@@ -48,10 +48,6 @@ impl Image {
         }
     }
 
-    pub fn device(&self) -> &Arc<dyn Device> {
-        &self.device
-    }
-
     pub fn block_size(&self) -> usize {
         self.block_size
     }

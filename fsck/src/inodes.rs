@@ -23,8 +23,6 @@ pub mod known {
     pub const EMPTY: u8 = 4;
     /// One of the file system's own, which no directory holds.
     pub const SPECIAL: u8 = 8;
-    /// Its mode says no known file type.
-    pub const BAD_MODE: u8 = 16;
     /// In a block that the device cannot keep.
     pub const BAD_PLACE: u8 = 64;
     /// Casefolded directory.

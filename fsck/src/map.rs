@@ -54,10 +54,6 @@ impl Map {
         let run = self.data.get(index).filter(|run| run.lblk <= lblk)?;
         Some(run.pblk + (lblk - run.lblk))
     }
-
-    pub fn blocks(&self) -> u64 {
-        self.data.iter().map(|run| run.len).sum::<u64>() + self.meta.len() as u64
-    }
 }
 
 /// One entry of an extent leaf, raw.

@@ -10,9 +10,7 @@ mod index;
 mod inline;
 mod leaf;
 
-pub use inline::{
-    drop_value as drop_inline_value, entries as inline_entries, value_place as inline_value_place,
-};
+pub use inline::{drop_value as drop_inline_value, entries as inline_entries};
 
 use crate::Result;
 use crate::dirblock;

@@ -8,6 +8,7 @@ use crate::inodes::{Known, known};
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
 use uext4::format::features::ro_compat;
+use uext4::format::inode::flag::EA_INODE;
 
 const LINKS_MAX: u32 = 65000;
 
@@ -30,7 +31,10 @@ impl Fsck<'_, '_> {
 
     fn check_links(&mut self, ino: u32, known: Known) -> Result<()> {
         if known.flags & known::EA != 0 {
-            return self.check_value_inode(ino, known);
+            if self.ea_refs.contains_key(&ino) {
+                return self.check_value_inode(ino, known);
+            }
+            self.release_value_inode(ino)?;
         }
         let mut found = known.found;
         if found == 0
@@ -78,16 +82,23 @@ impl Fsck<'_, '_> {
         Ok(())
     }
 
+    /// A value that no attribute has becomes a file, so that its contents are not lost.
+    fn release_value_inode(&mut self, ino: u32) -> Result<()> {
+        if !self.report.fix(Problem::EaInodeUnattached, At::ino(ino))? {
+            return Ok(());
+        }
+        let mut raw = self.read_inode(ino)?;
+        raw.clear_flag(EA_INODE);
+        self.write_inode(ino, &mut raw)?;
+        if let Some(known) = self.inodes.at(ino) {
+            known.flags &= !known::EA;
+        }
+        Ok(())
+    }
+
     /// An inode with an attribute's value: its references are counted in its time fields.
     fn check_value_inode(&mut self, ino: u32, known: Known) -> Result<()> {
         let refs = self.ea_refs.get(&ino).copied().unwrap_or(0);
-        if refs == 0 {
-            if self.report.fix(Problem::EaInodeUnattached, At::ino(ino))? {
-                self.release_blocks(ino)?;
-                return self.clear_inode(ino);
-            }
-            return Ok(());
-        }
         let mut raw = self.read_inode(ino)?;
         let counted = (u64::from(raw.get32(0x0c)) << 32) | u64::from(raw.get32(0x24));
         // Inodes of the first kind of this feature hold no count; their times are equal.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use uext4::device::Device;
 use uext4::format::geometry::Geometry;
 use uext4::format::superblock::{OFFSET, Superblock, state};
-use uext4::ids::{GroupIndex, InodeNumber};
+use uext4::ids::InodeNumber;
 
 const RESTARTS_MAX: u32 = 10;
 
@@ -318,10 +318,6 @@ impl Fsck<'_, '_> {
         self.inodes.set(ino, crate::inodes::Known::default());
         self.dirs.remove(&ino);
         Ok(())
-    }
-
-    pub fn has_super(&self, group: u32) -> bool {
-        self.geo.has_super(GroupIndex::new(group))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{Result, Stop};
 use std::collections::BTreeSet;
 use uext4::format::features::{Features, compat, incompat, ro_compat};
 use uext4::format::geometry::Geometry;
-use uext4::format::inode::{flag, mode};
+use uext4::format::inode::flag;
 use uext4::format::superblock::Superblock;
 
 /// What an inode is checked against.
@@ -96,10 +96,6 @@ impl<'a, 'l> Check<'a, 'l> {
     /// The same at this inode.
     pub fn fix_here(&mut self, problem: Problem) -> Result<bool> {
         self.fix(problem, At::ino(self.ino))
-    }
-
-    pub fn is_probe(&self) -> bool {
-        self.judge.is_none()
     }
 
     /// One of the file system's own inodes.
@@ -292,9 +288,5 @@ impl<'a, 'l> Check<'a, 'l> {
 
     pub fn extents_supported(&self) -> bool {
         self.has_incompat(incompat::EXTENTS)
-    }
-
-    pub fn kind_has_map(&self) -> bool {
-        matches!(self.raw.kind(), mode::REG | mode::DIR | mode::LNK)
     }
 }

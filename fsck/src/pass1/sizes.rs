@@ -150,12 +150,7 @@ impl Check<'_, '_> {
             return Ok(false);
         }
         let target = if self.raw.has(flag::INLINE_DATA) {
-            let mut target = self.raw.i_block().to_vec();
-            if let Some((start, len)) = crate::pass2::inline_value_place(&self.raw) {
-                target.extend_from_slice(&self.raw.bytes[start..start + len]);
-            }
-            target.push(0);
-            target
+            return Ok(self.has_inline_data.is_some_and(|extra| size == 60 + extra));
         } else if self.raw.is_fast_symlink() {
             if self.raw.has(flag::EXTENTS) {
                 return Ok(false);

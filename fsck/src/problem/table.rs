@@ -222,7 +222,7 @@ problems! {
     4001 LinkCount Fix true true "Inode {ino} has a link count of {found} instead of {expected}";
     4002 Unattached Connect false true "Inode {ino} is not reachable";
     4003 UnattachedEmpty Clear true true "Inode {ino} is not reachable and empty";
-    4004 EaInodeUnattached Clear true true "Inode {ino} holds the value of an attribute that nobody has";
+    4004 EaInodeUnattached Connect false true "Inode {ino} holds the value of an attribute that nobody has";
     4005 DirNlinkFeature Fix true true "A directory has too many subdirectories, but the feature dir_nlink is not set";
     5001 BlockBitmap Fix true true "Group {group}: the block bitmap is wrong for {found} clusters, from block {block}";
     5002 InodeBitmap Fix true true "Group {group}: the inode bitmap is wrong for {found} inodes, from inode {ino}";
