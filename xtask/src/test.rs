@@ -43,6 +43,12 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     if !options.quick && suites.run().is_err() {
         failed.push("suites");
     }
+    if !options.quick
+        && options.on.is_none()
+        && cmd!(shell, "cargo xtask bench --quick").run().is_err()
+    {
+        failed.push("bench --quick");
+    }
     if failed.is_empty() {
         Ok(())
     } else {

@@ -167,7 +167,7 @@ fn advance(reserved: &Reserved, logical: u32) -> (FsBlock, u32) {
 }
 
 /// Marks all but every tenth 64 KiB used.
-fn fill_up(path: &Path) -> Result<(), String> {
+pub fn fill_up(path: &Path) -> Result<(), String> {
     let device = FileDevice::peek(path, 0).map_err(|e| e.to_string())?;
     let (_, geo) = geometry(&device)?;
     drop(device);
