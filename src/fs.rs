@@ -153,6 +153,7 @@ pub struct Fs {
     pub(crate) superblock: super_state::SuperblockState,
     pub(crate) policy: ErrorPolicy,
     pub(crate) read_only: AtomicBool,
+    pub(crate) reported: errors::Reported,
     pub(crate) notices: Mutex<Vec<String>>,
     pub(crate) threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     pub(crate) stopping: AtomicBool,

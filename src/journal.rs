@@ -229,6 +229,30 @@ impl Journal {
         }
     }
 
+    /// The same inside of an open handle, which is half done. Who waits is told by the next `abort` or `step`.
+    fn abort_half_done(&self, error: &Error) {
+        let mut state = self.state.lock();
+        if state.aborted.is_none() {
+            ::log::error!(target: "uext4::journal", "journal aborted, a change was cut off: {error}");
+            state.aborted = Some(error.clone());
+        }
+        self.wanted.notify_one();
+    }
+
+    /// Tells those who still wait after an abort.
+    fn fail_waiters(&self) {
+        let (waiters, error) = {
+            let mut state = self.state.lock();
+            let Some(error) = state.aborted.clone() else {
+                return;
+            };
+            (state.take_all_waiters(), error)
+        };
+        for waiter in waiters {
+            waiter(Err(error.clone()));
+        }
+    }
+
     /// Runs `work` while nothing is committed and no block goes home.
     pub fn alone<R>(&self, work: impl FnOnce() -> R) -> R {
         let _committer = self.committer.lock();
@@ -245,6 +269,7 @@ impl Journal {
     /// One round of the committer: commits when asked to or when the running transaction is old enough, syncs for
     /// those who wait for that alone, and writes blocks home when the log is half full.
     pub fn step(&self) -> Result<()> {
+        self.fail_waiters();
         if self.commit_is_due() {
             self.commit_running()?;
         }

@@ -217,7 +217,8 @@ impl Map {
 
     /// Removes mappings from the end of `from..to` backwards and frees their blocks, until the range is empty or
     /// the handle has fewer than `Map::REMOVE_STEP` credits left. `None`: done. `Some(block)`: call again, in a new
-    /// handle, with `to = block`. `meta` frees data blocks as metadata (directories: forget each).
+    /// handle, with `to = block`. `meta` frees data blocks as metadata (directories: forget each). Damage that is met after
+    /// a part was removed ends that part; the next call meets it before it has changed anything.
     pub fn remove(
         &self,
         handle: &Handle<'_>,
@@ -228,13 +229,19 @@ impl Map {
         meta: bool,
     ) -> Result<Option<FileBlock>> {
         let (from, mut to) = (from.get(), to.get());
+        let all = to;
         while to > from {
             if handle.credits_left() < Self::REMOVE_STEP {
                 return Ok(Some(FileBlock::new(to)));
             }
-            match self.remove_once(handle, ino, inode, from, to, meta)? {
-                Some(end) => to = end,
-                None => break,
+            let changes = handle.changes();
+            match self.remove_once(handle, ino, inode, from, to, meta) {
+                Ok(Some(end)) => to = end,
+                Ok(None) => break,
+                Err(_) if to < all && handle.changes() == changes => {
+                    return Ok(Some(FileBlock::new(to)));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(None)

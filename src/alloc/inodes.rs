@@ -24,17 +24,22 @@ impl Groups {
         is_dir: bool,
     ) -> Result<InodeNumber> {
         let mut group = self.place_inode(parent, is_dir);
+        let mut met = None;
         while let Some(index) = group {
             let index = GroupIndex::new(index);
             if self.claim_inode(index) {
                 match self.verified_for_inodes(index) {
                     Ok(()) => return self.take_inode(handle, index, is_dir),
-                    Err(error) => self.give_up_inodes(index, error),
+                    Err(error) => {
+                        met.get_or_insert(error.clone());
+                        self.give_up_inodes(index, error);
+                    }
                 }
             }
             group = self.any_inode_group(index.get());
         }
-        Err(Posix::NoSpc.into())
+        // None is left; where damage is why, that is what the caller is told.
+        Err(met.unwrap_or(Posix::NoSpc.into()))
     }
 
     /// Looks at a group's inode bitmap before a handle's credits are spent on it.

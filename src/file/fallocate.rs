@@ -115,18 +115,12 @@ impl Files {
         let len = reserved.len().min(wanted);
         let credits = self.map.insert_credits(&node.core.read()) + 3;
         let handle = self.journal.start(token, credits)?;
-        let mut core = node.core.write();
-        self.map.insert(
-            &handle,
-            node.ino,
-            &mut core,
-            at,
-            reserved.start(),
-            len,
-            true,
-        )?;
-        self.alloc.mark(&handle, reserved, len)?;
-        self.save(&handle, node, &core)?;
+        self.change(&handle, node, |core| {
+            let start = reserved.start();
+            self.map
+                .insert(&handle, node.ino, core, at, start, len, true)?;
+            self.alloc.mark(&handle, reserved, len)
+        })?;
         Ok(len)
     }
 
@@ -146,10 +140,10 @@ impl Files {
             if let Mapping::Written(_) = segment.mapping {
                 let credits = self.map.insert_credits(&node.core.read()) + 1;
                 let handle = self.journal.start(token, credits)?;
-                let mut core = node.core.write();
-                self.map
-                    .mark_unwritten(&handle, node.ino, &mut core, at, segment.len)?;
-                self.save(&handle, node, &core)?;
+                self.change(&handle, node, |core| {
+                    self.map
+                        .mark_unwritten(&handle, node.ino, core, at, segment.len)
+                })?;
             }
             let Some(next) = at.checked_add(segment.len) else {
                 break;

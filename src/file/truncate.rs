@@ -11,7 +11,7 @@ use crate::format::inode::Inode;
 use crate::ids::FileBlock;
 use crate::inode::NodeRef;
 use crate::inode::delayed::Delayed;
-use crate::journal::STEP_CREDITS;
+use crate::journal::{Handle, STEP_CREDITS};
 use crate::memory::Token;
 
 impl Files {
@@ -80,25 +80,44 @@ impl Files {
         let mut orphan = false;
         while let Some(end) = to {
             let handle = self.journal.start(token, STEP_CREDITS)?;
-            let mut core = node.core.write();
-            if !begun {
-                first(&mut core);
-                begun = true;
-            }
-            to = self
-                .map
-                .remove(&handle, node.ino, &mut core, from, end, false)?;
-            let covers_tail = end == FileBlock::MAX && to.is_some();
-            if covers_tail && !orphan && core.links_count > 0 {
-                self.orphans.add(&handle, node.ino, &mut core)?;
-                orphan = true;
-            }
-            if to.is_none() && orphan {
-                self.orphans.remove(&handle, node.ino, &mut core)?;
-            }
-            self.save(&handle, node, &core)?;
+            to = self.change(&handle, node, |core| {
+                if !begun {
+                    first(core);
+                    begun = true;
+                }
+                let to = self.map.remove(&handle, node.ino, core, from, end, false)?;
+                let covers_tail = end == FileBlock::MAX && to.is_some();
+                if covers_tail && !orphan && core.links_count > 0 {
+                    self.orphans.add(&handle, node.ino, core)?;
+                    orphan = true;
+                }
+                if to.is_none() && orphan {
+                    self.orphans.remove(&handle, node.ino, core)?;
+                }
+                Ok(to)
+            })?;
         }
         Ok(())
+    }
+
+    /// Changes an inode within a handle and saves it. Where damage cuts that off, the inode in memory is as before, and
+    /// `Handle::settle` sees to the blocks.
+    pub(super) fn change<T>(
+        &self,
+        handle: &Handle<'_>,
+        node: &NodeRef,
+        work: impl FnOnce(&mut Inode) -> Result<T>,
+    ) -> Result<T> {
+        let mut core = node.core.write();
+        let before = core.clone();
+        let done = work(&mut core).and_then(|done| {
+            self.save(handle, node, &core)?;
+            Ok(done)
+        });
+        if done.is_err() {
+            *core = before;
+        }
+        handle.settle(done)
     }
 
     /// Frees every block of a file that no name leads to any more, in steps. The caller holds the inode lock.
@@ -110,12 +129,11 @@ impl Files {
         let mut to = Some(FileBlock::MAX);
         while let Some(end) = to {
             let handle = self.journal.start(token, STEP_CREDITS)?;
-            let mut core = node.core.write();
-            core.size = if metadata { core.size } else { 0 };
-            to = self
-                .map
-                .remove(&handle, node.ino, &mut core, FileBlock::ZERO, end, metadata)?;
-            self.save(&handle, node, &core)?;
+            to = self.change(&handle, node, |core| {
+                core.size = if metadata { core.size } else { 0 };
+                self.map
+                    .remove(&handle, node.ino, core, FileBlock::ZERO, end, metadata)
+            })?;
         }
         Ok(())
     }

@@ -132,10 +132,10 @@ impl Files {
                 if self.map.insert_credits(&core) + 1 > credits {
                     return Ok(0);
                 }
-                self.map
-                    .mark_written(&handle, node.ino, &mut core, at, segment.len)?;
+                let map = &self.map;
+                handle.settle(map.mark_written(&handle, node.ino, &mut core, at, segment.len))?;
                 self.advance(&mut core, job, at, segment.len);
-                self.save(&handle, node, &core)?;
+                handle.settle(self.save(&handle, node, &core))?;
                 Ok(segment.len)
             }
             Mapping::Hole | Mapping::Delayed => self.write_hole(token, node, job, at, segment.len),
@@ -163,18 +163,13 @@ impl Files {
         if !is_hole || self.map.insert_credits(&core) + 3 > credits {
             return Ok(0);
         }
-        self.map.insert(
-            &handle,
-            node.ino,
-            &mut core,
-            at,
-            reserved.start(),
-            len,
-            false,
-        )?;
-        self.alloc.mark(&handle, reserved, len)?;
+        let start = reserved.start();
+        let inserted = self
+            .map
+            .insert(&handle, node.ino, &mut core, at, start, len, false);
+        handle.settle(inserted.and_then(|_| self.alloc.mark(&handle, reserved, len)))?;
         self.advance(&mut core, job, at, len);
-        self.save(&handle, node, &core)?;
+        handle.settle(self.save(&handle, node, &core))?;
         Ok(len)
     }
 

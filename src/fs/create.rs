@@ -141,12 +141,25 @@ impl Fs {
             credits += 2 * Xattrs::CREDITS;
         }
         let handle = self.journal.start(token, credits)?;
-        let ino = self.alloc.new_inode(&handle, dir.ino, new.is_dir())?;
+        let made = self.create_in(&handle, caller, dir, name, new, inherited);
+        handle.settle(made)
+    }
+
+    fn create_in(
+        &self,
+        handle: &Handle<'_>,
+        caller: Caller,
+        dir: &NodeRef,
+        name: &[u8],
+        new: NewNode<'_>,
+        inherited: &Inherited,
+    ) -> Result<Attr> {
+        let ino = self.alloc.new_inode(handle, dir.ino, new.is_dir())?;
         let mut inode = self.new_inode(caller, &dir.core.read(), new, inherited);
         inode.generation = self.next_generation();
-        let made = self.fill(&handle, dir, name, ino, &mut inode, new, inherited);
+        let made = self.fill(handle, dir, name, ino, &mut inode, new, inherited);
         if let Err(error) = made {
-            self.undo_create(&handle, ino, inode, new.is_dir())?;
+            self.undo_create(handle, ino, inode, new.is_dir())?;
             return Err(error);
         }
         let node = self.table.insert(ino, inode);

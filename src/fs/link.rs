@@ -68,12 +68,23 @@ impl Fs {
     ) -> Result<()> {
         let credits = self.dirs.insert_credits(&dir.core.read()) + 4;
         let handle = self.journal.start(token, credits)?;
+        let linked = self.link_in(&handle, dir, node, name);
+        handle.settle(linked)
+    }
+
+    fn link_in(
+        &self,
+        handle: &Handle<'_>,
+        dir: &NodeRef,
+        node: &NodeRef,
+        name: &[u8],
+    ) -> Result<()> {
         let now = self.now();
         let file_type = FileType::of_mode(node.core.read().mode);
         {
             let mut core = dir.core.write();
             self.dirs.insert(
-                &handle,
+                handle,
                 dir.ino,
                 &mut core,
                 name,
@@ -83,12 +94,12 @@ impl Fs {
                 },
             )?;
             (core.mtime, core.ctime) = (now, now);
-            self.save(&handle, dir, &core)?;
+            self.save(handle, dir, &core)?;
         }
         let mut core = node.core.write();
         core.links_count += 1;
         core.ctime = now;
-        self.save(&handle, node, &core)
+        self.save(handle, node, &core)
     }
 
     /// Takes a name of a file away.
@@ -116,24 +127,35 @@ impl Fs {
         self.check_may_remove(&dir, &node, want_dir)?;
         {
             let handle = self.journal.start(&mut token, REMOVE_CREDITS)?;
-            let now = self.now();
-            let is_dir = node.core.read().is_dir();
-            {
-                let mut core = dir.core.write();
-                self.dirs.remove(&handle, parent, &mut core, name)?;
-                (core.mtime, core.ctime) = (now, now);
-                if is_dir {
-                    drop_subdirectory_link(&mut core);
-                }
-                self.save(&handle, &dir, &core)?;
-            }
-            let mut core = node.core.write();
-            core.ctime = now;
-            self.drop_link(&handle, &node, &mut core)?;
-            self.save(&handle, &node, &core)?;
+            let removed = self.remove_in(&handle, &dir, &node, name);
+            handle.settle(removed)?;
         }
         self.reap_if_unused(&node);
         self.sync_if_asked(&dir, true)
+    }
+
+    fn remove_in(
+        &self,
+        handle: &Handle<'_>,
+        dir: &NodeRef,
+        node: &NodeRef,
+        name: &[u8],
+    ) -> Result<()> {
+        let now = self.now();
+        let is_dir = node.core.read().is_dir();
+        {
+            let mut core = dir.core.write();
+            self.dirs.remove(handle, dir.ino, &mut core, name)?;
+            (core.mtime, core.ctime) = (now, now);
+            if is_dir {
+                drop_subdirectory_link(&mut core);
+            }
+            self.save(handle, dir, &core)?;
+        }
+        let mut core = node.core.write();
+        core.ctime = now;
+        self.drop_link(handle, node, &mut core)?;
+        self.save(handle, node, &core)
     }
 
     pub(crate) fn check_may_remove(

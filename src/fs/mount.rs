@@ -16,6 +16,7 @@ use crate::format::geometry::Geometry;
 use crate::format::inode::Inode;
 use crate::format::superblock::{Superblock, state};
 use crate::fs::descriptors;
+use crate::fs::errors::Reported;
 use crate::fs::flush::Flushers;
 use crate::fs::known::Known;
 use crate::fs::park::Reading;
@@ -124,7 +125,7 @@ impl Fs {
         let node = match self.table.get(ino) {
             Err(error) if error.is_posix(Posix::Stale) => {
                 let handle = self.journal.start(&mut token, 4)?;
-                return self.orphans.drop_stale(&handle, ino);
+                return handle.settle(self.orphans.drop_stale(&handle, ino));
             }
             node => node?,
         };
@@ -138,8 +139,8 @@ impl Fs {
         }
         let handle = self.journal.start(&mut token, 4)?;
         let mut core = node.core.write();
-        self.orphans.remove(&handle, ino, &mut core)?;
-        self.save(&handle, &node, &core)
+        let removed = self.orphans.remove(&handle, ino, &mut core);
+        handle.settle(removed.and_then(|()| self.save(&handle, &node, &core)))
     }
 }
 
@@ -436,6 +437,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         superblock,
         policy: options.errors.unwrap_or_else(|| policy_of(&sb)),
         read_only: AtomicBool::new(read_only),
+        reported: Reported::new(),
         notices: Mutex::new(Rank::Leaf, notices),
         threads: Mutex::new(Rank::Leaf, Vec::new()),
         stopping: AtomicBool::new(false),

@@ -8,6 +8,8 @@ use crate::file::PendingFrees;
 use crate::format::inode::mode;
 use crate::fs::{Fs, need};
 use crate::ids::InodeNumber;
+use crate::inode::NodeRef;
+use crate::journal::Handle;
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::xattr::Xattrs;
 use std::collections::{HashSet, VecDeque};
@@ -168,22 +170,28 @@ impl Fs {
         }
         {
             let handle = self.journal.start(&mut token, Xattrs::CREDITS + 8)?;
-            let mut core = node.core.write();
-            if core.file_acl != 0 {
-                self.xattrs.free_all(&handle, ino, &mut core)?;
-            }
-            self.orphans.remove(&handle, ino, &mut core)?;
-            core.dtime = u32::try_from(self.now().seconds).unwrap_or(u32::MAX);
-            core.links_count = 0;
-            core.size = 0;
-            self.save(&handle, &node, &core)?;
-            self.store.set_dtime(&handle, ino, core.dtime)?;
-            // From here on the number may be given out again: nothing may be left that would be taken for the new inode's.
-            self.table.remove(ino);
-            self.reaper.done(ino);
-            self.alloc.free_inode(&handle, ino, is_dir)?;
+            let freed = self.free_inode_in(&handle, &node, is_dir);
+            handle.settle(freed)?;
         }
         Ok(())
+    }
+
+    fn free_inode_in(&self, handle: &Handle<'_>, node: &NodeRef, is_dir: bool) -> Result<()> {
+        let ino = node.ino;
+        let mut core = node.core.write();
+        if core.file_acl != 0 {
+            self.xattrs.free_all(handle, ino, &mut core)?;
+        }
+        self.orphans.remove(handle, ino, &mut core)?;
+        core.dtime = u32::try_from(self.now().seconds).unwrap_or(u32::MAX);
+        core.links_count = 0;
+        core.size = 0;
+        self.save(handle, node, &core)?;
+        self.store.set_dtime(handle, ino, core.dtime)?;
+        // From here on the number may be given out again: nothing may be left that would be taken for the new inode's.
+        self.table.remove(ino);
+        self.reaper.done(ino);
+        self.alloc.free_inode(handle, ino, is_dir)
     }
 
     fn has_blocks(&self, inode: &crate::format::inode::Inode) -> bool {

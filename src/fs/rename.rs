@@ -244,10 +244,10 @@ impl Fs {
         // Beside the new name: the whiteout, both directories, both inodes, the old name, "..", the orphan record.
         let credits = inserts + 16 + whiteout;
         let handle = self.journal.start(token, credits)?;
-        match mode {
+        handle.settle(match mode {
             RenameMode::Exchange => self.exchange(&handle, moved),
             _ => self.move_name(&handle, caller, moved, mode),
-        }
+        })
     }
 
     /// Moves the name, replacing what was there.

@@ -9,6 +9,7 @@ use crate::format::time::Timestamp;
 use crate::fs::{Attr, Caller, Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
+use crate::journal::Handle;
 use crate::xattr::{SetMode, Xattrs};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,27 +73,48 @@ impl Fs {
             && self.acl_of(ino, &node.core.read(), CAPABILITY)?.is_some();
         if set.size.is_none() || acl || capability {
             let handle = self.journal.start(&mut token, 2 * Xattrs::CREDITS + 2)?;
-            let mut core = node.core.write();
-            if set.size.is_none() {
-                self.apply(caller, &mut core, set);
-            }
-            if acl {
-                self.chmod_acl(&handle, ino, &mut core)?;
-            }
-            if capability {
-                self.xattrs
-                    .set(&handle, ino, &mut core, CAPABILITY, None, SetMode::Any)?;
-            }
-            if set.only_times() {
-                self.store.write(&handle, ino, &core)?;
-                node.touched_in(handle.tid());
-            } else {
-                self.save(&handle, &node, &core)?;
-            }
+            let changed = self.setattr_in(&handle, caller, &node, set, capability);
+            handle.settle(changed)?;
         }
         self.sync_if_asked(&node, false)?;
         let core = node.core.read();
         Ok(Attr::of(&node, &core, self.geo.block_size))
+    }
+
+    fn setattr_in(
+        &self,
+        handle: &Handle<'_>,
+        caller: Caller,
+        node: &NodeRef,
+        set: &SetAttr,
+        capability: bool,
+    ) -> Result<()> {
+        let mut core = node.core.write();
+        let mut changed = core.clone();
+        if set.size.is_none() {
+            self.apply(caller, &mut changed, set);
+        }
+        if set.mode.is_some() {
+            self.chmod_acl(handle, node.ino, &mut changed)?;
+        }
+        if capability {
+            self.xattrs.set(
+                handle,
+                node.ino,
+                &mut changed,
+                CAPABILITY,
+                None,
+                SetMode::Any,
+            )?;
+        }
+        *core = changed;
+        if set.only_times() {
+            self.store.write(handle, node.ino, &core)?;
+            node.touched_in(handle.tid());
+            Ok(())
+        } else {
+            self.save(handle, node, &core)
+        }
     }
 
     fn check_setattr(&self, node: &NodeRef, set: &SetAttr) -> Result<()> {

@@ -164,12 +164,25 @@ impl Fs {
         }
         let handle = self.journal.start(token, Xattrs::CREDITS + 2)?;
         let mut core = node.core.write();
-        clear_privileges(caller, &mut core);
-        if has_capability {
-            self.xattrs
-                .set(&handle, node.ino, &mut core, CAPABILITY, None, SetMode::Any)?;
-        }
-        self.save(&handle, node, &core)
+        let mut changed = core.clone();
+        clear_privileges(caller, &mut changed);
+        let removed = if has_capability {
+            let xattrs = &self.xattrs;
+            xattrs.set(
+                &handle,
+                node.ino,
+                &mut changed,
+                CAPABILITY,
+                None,
+                SetMode::Any,
+            )
+        } else {
+            Ok(())
+        };
+        handle.settle(removed.and_then(|()| {
+            *core = changed;
+            self.save(&handle, node, &core)
+        }))
     }
 
     /// Changes no times.

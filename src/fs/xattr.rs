@@ -10,6 +10,7 @@ use crate::fs::acl::{ACCESS, DEFAULT};
 use crate::fs::{Caller, Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
+use crate::journal::Handle;
 use crate::memory::Token;
 use crate::xattr::{SetMode, Xattrs};
 
@@ -100,6 +101,19 @@ impl Fs {
         how: SetMode,
     ) -> Result<()> {
         let handle = self.journal.start(token, Xattrs::CREDITS + 2)?;
+        let set = self.setxattr_in(&handle, caller, node, name, value, how);
+        handle.settle(set)
+    }
+
+    fn setxattr_in(
+        &self,
+        handle: &Handle<'_>,
+        caller: Caller,
+        node: &NodeRef,
+        name: &[u8],
+        value: Option<&[u8]>,
+        how: SetMode,
+    ) -> Result<()> {
         let mut core = node.core.write();
         let mut changed: Inode = core.clone();
         let stored = match (name, value) {
@@ -121,7 +135,7 @@ impl Fs {
         let is_acl = name == ACCESS || name == DEFAULT;
         let result = self
             .xattrs
-            .set(&handle, node.ino, &mut changed, name, stored, how);
+            .set(handle, node.ino, &mut changed, name, stored, how);
         match result {
             // Removing an ACL that is not there is no error.
             Err(error) if is_acl && stored.is_none() && error.is_posix(Posix::NoData) => {}
@@ -129,6 +143,6 @@ impl Fs {
         }
         changed.ctime = self.now();
         *core = changed;
-        self.save(&handle, node, &core)
+        self.save(handle, node, &core)
     }
 }

@@ -27,7 +27,8 @@ impl Journal {
     pub(super) fn commit_running_locked(&self, committer: &mut Committer) -> Result<()> {
         let activated = self.activate(committer);
         self.abort_on_error(committer, activated)?;
-        let Some(frozen) = self.freeze() else {
+        let frozen = self.freeze();
+        let Some(frozen) = self.abort_on_error(committer, frozen)? else {
             return Ok(());
         };
         let written = self.write_transaction(committer, &frozen);
@@ -55,12 +56,20 @@ impl Journal {
     }
 
     /// Takes the running transaction once its open handles are closed. New handles wait only meanwhile.
-    fn freeze(&self) -> Option<Frozen> {
+    fn freeze(&self) -> Result<Option<Frozen>> {
         let mut state = self.state.lock();
-        state.running.as_ref()?;
+        if state.running.is_none() {
+            return Ok(None);
+        }
         state.locked = true;
         while state.running.as_ref().is_some_and(|tx| tx.handles > 0) {
             self.changed.wait(&mut state);
+        }
+        if let Err(aborted) = state.check() {
+            // One of the handles was cut off.
+            state.locked = false;
+            self.changed.notify_all();
+            return Err(aborted);
         }
         let tx = state.running.take();
         let frozen = tx.map(|tx| {
@@ -81,7 +90,7 @@ impl Journal {
         });
         state.locked = false;
         self.changed.notify_all();
-        frozen
+        Ok(frozen)
     }
 
     fn write_transaction(
@@ -113,6 +122,8 @@ impl Journal {
         if !canary(Canary::EarlyCommit) {
             device.sync()?;
         }
+        // Aborted meanwhile: nothing becomes valid any more.
+        self.state.lock().check()?;
         log.write_commit(device.as_ref(), &self.memory, frozen.tid, self.clock.wall())?;
         device.sync()?;
         Ok(Some(first))

@@ -5,7 +5,7 @@
 //! ends before the handle does.
 
 use crate::cache::{BufferRef, BufferWrite};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{FsBlock, Tid};
 use crate::journal::Journal;
 use crate::memory::{Class, Credits};
@@ -25,6 +25,8 @@ pub struct Handle<'j> {
     frames: RefCell<Credits>,
     /// Credits not used yet.
     left: Cell<u32>,
+    /// Changes of blocks so far.
+    changes: Cell<u64>,
     _rank: RankToken,
 }
 
@@ -36,6 +38,7 @@ impl<'j> Handle<'j> {
             tid,
             frames: RefCell::new(frames),
             left,
+            changes: Cell::new(0),
             _rank: RankToken::acquire(Rank::Handle),
         }
     }
@@ -56,6 +59,7 @@ impl<'j> Handle<'j> {
             let now = self.journal.clock.monotonic();
             let tx = state.running(now);
             let joined = tx.add(buffer.block(), buffer);
+            self.changes.set(self.changes.get() + 1);
             if joined {
                 tx.reserved = tx.reserved.saturating_sub(u32::from(self.left.get() > 0));
             }
@@ -81,7 +85,25 @@ impl<'j> Handle<'j> {
         let now = self.journal.clock.monotonic();
         state.running(now).forget(block);
         drop(state);
+        self.changes.set(self.changes.get() + 1);
         self.journal.cache.discard(block);
+    }
+
+    /// How the work of this handle ended; the last thing done with it. Where damage or a failing device cut the work off
+    /// after a block had been changed, nothing of the transaction may be committed: the journal is aborted before the
+    /// handle closes. (Plain outcomes have taken back what they did.)
+    pub fn settle<T>(&self, done: Result<T>) -> Result<T> {
+        if let Err(error @ (Error::Io(_) | Error::Corrupt { .. })) = &done
+            && self.changes.get() > 0
+        {
+            self.journal.abort_half_done(error);
+        }
+        done
+    }
+
+    /// Counts changes of blocks: as long as it stays the same, nothing was changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.get()
     }
 }
 
