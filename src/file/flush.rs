@@ -259,13 +259,16 @@ impl Files {
             let handle = self.journal.start(token, credits)?;
             let mut core = node.core.write();
             let mut mapped = Ok(());
+            let mut half_done = false;
             let mut ranges = Vec::new();
             while let Some(piece) =
                 pieces.next_if(|_| handle.credits_left() >= self.map.insert_credits(&core) + 3)
             {
                 let range = piece.at..piece.end();
+                let changes = handle.changes();
                 mapped = self.map_piece(&handle, node, &mut core, piece, claim);
                 if mapped.is_err() {
+                    half_done = handle.changes() != changes;
                     break;
                 }
                 ranges.push(range);
@@ -282,7 +285,10 @@ impl Files {
                 delayed.set_size(None);
             }
             drop(delayed);
-            self.save(&handle, node, &core)?;
+            if half_done {
+                handle.settle(mapped.clone())?;
+            }
+            handle.settle(self.save(&handle, node, &core))?;
             mapped?;
             if ranges.is_empty() {
                 // The tree has grown since the credits were counted.
