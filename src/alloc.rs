@@ -26,6 +26,8 @@ mod reserved;
 mod search;
 mod zones;
 
+#[cfg(all(test, feature = "shuttle"))]
+mod judge;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -4,6 +4,13 @@
 //! Source: the lock order of the design, repeated by `Rank`.
 //! Invariants: ranks are taken in ascending order; two locks of one rank only where `Rank::may_repeat`.
 
+#[cfg(all(test, feature = "shuttle"))]
+mod scheduled;
+
+#[cfg(not(all(test, feature = "shuttle")))]
+use parking_lot as imp;
+#[cfg(all(test, feature = "shuttle"))]
+use scheduled as imp;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
@@ -50,7 +57,7 @@ impl Rank {
     }
 }
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(feature = "shuttle")))]
 mod order {
     use super::Rank;
     use std::cell::RefCell;
@@ -87,7 +94,7 @@ mod order {
 /// Stands on a thread's list of held ranks for as long as it lives.
 #[derive(Debug)]
 pub struct RankToken {
-    #[cfg(debug_assertions)]
+    #[cfg(all(debug_assertions, not(feature = "shuttle")))]
     rank: Rank,
     /// A rank belongs to the thread that took it.
     _not_send: std::marker::PhantomData<*const ()>,
@@ -97,10 +104,10 @@ impl RankToken {
     /// For a lock that was had without waiting.
     #[allow(unused_variables)]
     fn acquire_untested(rank: Rank) -> Self {
-        #[cfg(debug_assertions)]
+        #[cfg(all(debug_assertions, not(feature = "shuttle")))]
         order::acquire_untested(rank);
         Self {
-            #[cfg(debug_assertions)]
+            #[cfg(all(debug_assertions, not(feature = "shuttle")))]
             rank,
             _not_send: std::marker::PhantomData,
         }
@@ -108,10 +115,10 @@ impl RankToken {
 
     #[allow(unused_variables)]
     pub fn acquire(rank: Rank) -> Self {
-        #[cfg(debug_assertions)]
+        #[cfg(all(debug_assertions, not(feature = "shuttle")))]
         order::acquire(rank);
         Self {
-            #[cfg(debug_assertions)]
+            #[cfg(all(debug_assertions, not(feature = "shuttle")))]
             rank,
             _not_send: std::marker::PhantomData,
         }
@@ -120,7 +127,7 @@ impl RankToken {
 
 impl Drop for RankToken {
     fn drop(&mut self) {
-        #[cfg(debug_assertions)]
+        #[cfg(all(debug_assertions, not(feature = "shuttle")))]
         order::release(self.rank);
     }
 }
@@ -136,7 +143,7 @@ macro_rules! guard {
     };
     ($name:ident, $inner:ident) => {
         pub struct $name<'a, T: ?Sized> {
-            guard: parking_lot::$inner<'a, T>,
+            guard: imp::$inner<'a, T>,
             _rank: RankToken,
         }
         impl<T: ?Sized> Deref for $name<'_, T> {
@@ -155,14 +162,14 @@ guard!(WriteGuard, RwLockWriteGuard, mutable);
 /// A mutual-exclusion lock with a rank.
 pub struct Mutex<T: ?Sized> {
     rank: Rank,
-    inner: parking_lot::Mutex<T>,
+    inner: imp::Mutex<T>,
 }
 
 impl<T> Mutex<T> {
     pub const fn new(rank: Rank, value: T) -> Self {
         Self {
             rank,
-            inner: parking_lot::Mutex::new(value),
+            inner: imp::Mutex::new(value),
         }
     }
 
@@ -196,14 +203,14 @@ impl<T: ?Sized> Mutex<T> {
 /// A reader/writer lock with a rank.
 pub struct RwLock<T: ?Sized> {
     rank: Rank,
-    inner: parking_lot::RwLock<T>,
+    inner: imp::RwLock<T>,
 }
 
 impl<T> RwLock<T> {
     pub const fn new(rank: Rank, value: T) -> Self {
         Self {
             rank,
-            inner: parking_lot::RwLock::new(value),
+            inner: imp::RwLock::new(value),
         }
     }
 }
@@ -240,11 +247,11 @@ impl<T: ?Sized> RwLock<T> {
 
 /// A condition variable for `Mutex`.
 #[derive(Default)]
-pub struct Condvar(parking_lot::Condvar);
+pub struct Condvar(imp::Condvar);
 
 impl Condvar {
     pub const fn new() -> Self {
-        Self(parking_lot::Condvar::new())
+        Self(imp::Condvar::new())
     }
 
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
@@ -265,7 +272,7 @@ impl Condvar {
     }
 }
 
-#[cfg(all(test, debug_assertions))]
+#[cfg(all(test, debug_assertions, not(feature = "shuttle")))]
 mod tests {
     use super::*;
 

@@ -12,6 +12,7 @@ use super::search::Exploration;
 use super::zones::SystemZones;
 use super::{Settings, bits, freed, zones};
 use crate::cache::{BlockCache, BufferRef};
+use crate::canary::{Canary, canary};
 use crate::error::{CorruptKind, Error, Location, Result, Structure};
 use crate::format::checksum::{self, BlockKind};
 use crate::format::geometry::Geometry;
@@ -377,23 +378,25 @@ impl Groups {
         let [free, chunks] = frames.unwrap_or_else(|| [frame(), frame()]);
         // Only an uninitialised bitmap needs a place to be written to.
         let mut scratch = bitmap.is_none().then(|| self.memory.frame(Class::Buddy));
+        let early = canary(Canary::UnlockedBuild).then(|| group.lock().owned().collect::<Vec<_>>());
         let mut state = group.lock();
         if state.corrupt || state.buddy.is_some() {
             return Ok(Some(state));
         }
+        let now = state.owned().filter(|_| early.is_none());
+        let owned = early.iter().flatten().copied().chain(now);
         let desc = self.parse(&buffer.snapshot(), group.index)?;
         let uninit = self.is_uninit(&desc, flag::BLOCK_UNINIT);
         let built = match (&bitmap, &mut scratch) {
             (None, Some(scratch)) if uninit => {
                 self.zones.fill_bitmap(&self.geo, group.index, scratch);
-                Buddy::build(free, chunks, state.size, scratch, state.owned())
-                    .map_err(|_| state.conflict())
+                Buddy::build(free, chunks, state.size, scratch, owned).map_err(|_| state.conflict())
             }
             (Some(bitmap), _) => {
                 let bitmap = bitmap.snapshot();
                 self.verify_block_bitmap(group.index, &desc, &bitmap)
                     .and_then(|()| {
-                        Buddy::build(free, chunks, state.size, &bitmap, state.owned())
+                        Buddy::build(free, chunks, state.size, &bitmap, owned)
                             .map_err(|_| state.conflict())
                     })
             }

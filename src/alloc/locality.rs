@@ -8,6 +8,7 @@ use super::groups::Groups;
 use super::owner::Prealloc;
 use super::prealloc::prealloc;
 use super::reserved::Reserved;
+use crate::canary::{Canary, canary};
 use crate::ids::FsBlock;
 use crate::sync::{Mutex, Rank};
 use std::sync::Arc;
@@ -72,6 +73,10 @@ impl Groups {
             let mut state = group.lock();
             if !state.unlink(&run) {
                 continue;
+            }
+            if canary(Canary::HandOutInTwoSteps) {
+                drop(state);
+                state = group.lock();
             }
             state.reserved.insert(run.start, len);
             let mut surplus = Vec::new();

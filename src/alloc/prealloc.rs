@@ -8,6 +8,7 @@
 use super::groups::{Group, Groups};
 use super::owner::{GroupState, Prealloc};
 use super::reserved::Reserved;
+use crate::canary::{Canary, canary};
 use crate::ids::GroupIndex;
 use crate::memory::{Charge, Class};
 use crate::sync::Mutex;
@@ -61,10 +62,15 @@ impl Groups {
         if !state.unlink(&run) {
             return None;
         }
+        if canary(Canary::HandOutInTwoSteps) {
+            drop(state);
+            state = group.lock();
+        }
         let skip = logical - first;
         let len = len.min(run.len - skip);
         let end = skip + len;
-        let sides = [(0, skip), (end, run.len - end)];
+        let kept = canary(Canary::FreeInsidePrealloc);
+        let sides = [(0, if kept { end } else { skip }), (end, run.len - end)];
         for ((offset, left), charge) in sides.into_iter().zip(&mut charges) {
             if left > 0
                 && let Some(charge) = charge.take()

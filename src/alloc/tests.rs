@@ -35,19 +35,30 @@ fn trees() -> Vec<Mutex<PreallocTree>> {
 }
 
 /// One of two volumes that do the same.
-struct Side {
-    volume: Volume,
+pub(super) struct Side {
+    pub(super) volume: Volume,
     trees: Vec<Mutex<PreallocTree>>,
-    pending: Vec<Reserved>,
+    pub(super) pending: Vec<Reserved>,
 }
 
 impl Side {
-    fn new(options: &[&str]) -> Self {
+    fn new(volume: Volume) -> Self {
         Self {
-            volume: Volume::make("24M", options),
+            volume,
             trees: trees(),
             pending: Vec::new(),
         }
+    }
+
+    /// Blocks in U and R.
+    fn set_aside(&self) -> u32 {
+        let groups = self.volume.alloc.groups.all_resident();
+        let in_group = |group: Arc<super::groups::Group>| {
+            let state = group.lock();
+            let unused: u32 = state.unused.values().map(|run| run.len).sum();
+            unused + state.reserved.values().sum::<u32>()
+        };
+        groups.into_iter().map(in_group).sum()
     }
 
     /// Does what the other side's search decided: takes `total` blocks at `start`, keeps `len` of them.
@@ -93,92 +104,137 @@ impl Side {
     }
 }
 
-/// Runs one random sequence on two volumes, of which the second drops every buddy after every step.
-fn same_free_set(options: &[&str], seed: u64, steps: u32) {
-    let mut rng = Rng(seed);
-    let (mut keeps, mut drops) = (Side::new(options), Side::new(options));
-    let before = keeps.volume.audit();
-    let mut marked: Vec<(FsBlock, u32)> = Vec::new();
-    let mut ends = [0u32; FILES];
-    let mut filled = false;
-    for step in 0..steps {
-        match rng.below(12) {
-            0..=4 => filled |= !reserve_on_both(&mut rng, &mut keeps, &mut drops, &mut ends),
-            5 | 6 if !keeps.pending.is_empty() => {
-                let at = rng.below(keeps.pending.len() as u32) as usize;
-                let len = keeps.pending[at].len();
-                let len = if rng.below(3) == 0 {
-                    rng.below(len + 1)
-                } else {
-                    len
-                };
-                marked.push((keeps.pending[at].start(), len));
-                for side in [&mut keeps, &mut drops] {
-                    let reserved = side.pending.swap_remove(at);
-                    side.volume
-                        .with_handle(2, |handle| side.volume.alloc.mark(handle, reserved, len))
-                        .unwrap();
-                }
-                marked.retain(|run| run.1 > 0);
+/// Two volumes that do the same; the second drops every buddy after every step.
+pub(super) struct Two {
+    rng: Rng,
+    pub(super) keeps: Side,
+    pub(super) drops: Side,
+    /// Runs in B that are ours.
+    pub(super) marked: Vec<(FsBlock, u32)>,
+    ends: [u32; FILES],
+    /// Whether a reservation found nothing.
+    filled: bool,
+}
+
+impl Two {
+    pub(super) fn new(keeps: Volume, drops: Volume, seed: u64) -> Self {
+        Self {
+            rng: Rng(seed),
+            keeps: Side::new(keeps),
+            drops: Side::new(drops),
+            marked: Vec::new(),
+            ends: [0; FILES],
+            filled: false,
+        }
+    }
+
+    /// One random operation on both.
+    pub(super) fn step(&mut self) {
+        match self.rng.below(12) {
+            0..=4 => self.reserve(),
+            5 | 6 if !self.keeps.pending.is_empty() => self.mark(),
+            7 if !self.keeps.pending.is_empty() => {
+                let at = self.pick_pending();
+                drop(self.keeps.pending.swap_remove(at));
+                drop(self.drops.pending.swap_remove(at));
             }
-            7 if !keeps.pending.is_empty() => {
-                let at = rng.below(keeps.pending.len() as u32) as usize;
-                drop((keeps.pending.swap_remove(at), drops.pending.swap_remove(at)));
+            8 if !self.marked.is_empty() => self.free(),
+            9 if self.rng.below(4) == 0 => {
+                self.keeps.volume.journal.commit_running().unwrap();
+                self.drops.volume.journal.commit_running().unwrap();
             }
-            8 if !marked.is_empty() => {
-                let at = rng.below(marked.len() as u32) as usize;
-                let (start, len) = marked[at];
-                let keep = rng.below(len);
-                let freed = FsBlock::new(start.get() + u64::from(keep));
-                for side in [&keeps, &drops] {
-                    let alloc = &side.volume.alloc;
-                    side.volume
-                        .with_handle(4, |handle| alloc.free(handle, freed, len - keep))
-                        .unwrap();
-                }
-                marked[at].1 = keep;
-                marked.retain(|run| run.1 > 0);
+            10 => self.discard(),
+            11 if self.rng.below(4) == 0 => {
+                self.discard();
+                self.ends[self.rng.below(FILES as u32) as usize] = 0;
             }
-            9 if rng.below(4) == 0 => {
-                keeps.volume.journal.commit_running().unwrap();
-                drops.volume.journal.commit_running().unwrap();
-            }
-            10 => {
-                let tree = rng.below(FILES as u32) as usize;
-                keeps
-                    .volume
-                    .alloc
-                    .discard_preallocations(&keeps.trees[tree]);
-                drops
-                    .volume
-                    .alloc
-                    .discard_preallocations(&drops.trees[tree]);
-            }
-            11 if rng.below(4) == 0 => {
-                let file = rng.below(FILES as u32) as usize;
-                ends[file] = 0;
-                keeps
-                    .volume
-                    .alloc
-                    .discard_preallocations(&keeps.trees[file]);
-                drops
-                    .volume
-                    .alloc
-                    .discard_preallocations(&drops.trees[file]);
-            }
-            11 if rng.below(8) == 0 => {
-                let freed = keeps.volume.alloc.discard_all();
-                assert_eq!(drops.volume.alloc.discard_all(), freed);
+            11 if self.rng.below(8) == 0 => {
+                let freed = self.keeps.volume.alloc.discard_all();
+                assert_eq!(self.drops.volume.alloc.discard_all(), freed);
             }
             _ => {}
         }
-        drops.volume.drop_buddies();
-        if step % 8 == 0 {
-            assert_eq!(keeps.volume.audit(), drops.volume.audit(), "step {step}");
+        self.drops.volume.drop_buddies();
+    }
+
+    fn pick_pending(&mut self) -> usize {
+        self.rng.below(self.keeps.pending.len() as u32) as usize
+    }
+
+    fn mark(&mut self) {
+        let at = self.pick_pending();
+        let len = self.keeps.pending[at].len();
+        let len = if self.rng.below(3) == 0 {
+            self.rng.below(len + 1)
+        } else {
+            len
+        };
+        if len > 0 {
+            self.marked.push((self.keeps.pending[at].start(), len));
+        }
+        for side in [&mut self.keeps, &mut self.drops] {
+            let reserved = side.pending.swap_remove(at);
+            side.volume
+                .with_handle(2, |handle| side.volume.alloc.mark(handle, reserved, len))
+                .unwrap();
         }
     }
-    assert!(filled, "the volume was never full");
-    give_all_back([keeps, drops], &marked, &before);
+
+    fn free(&mut self) {
+        let at = self.rng.below(self.marked.len() as u32) as usize;
+        let (start, len) = self.marked[at];
+        let keep = self.rng.below(len);
+        let freed = FsBlock::new(start.get() + u64::from(keep));
+        for side in [&self.keeps, &self.drops] {
+            let alloc = &side.volume.alloc;
+            side.volume
+                .with_handle(4, |handle| alloc.free(handle, freed, len - keep))
+                .unwrap();
+        }
+        self.marked[at].1 = keep;
+        self.marked.retain(|run| run.1 > 0);
+    }
+
+    fn discard(&mut self) {
+        let file = self.rng.below(FILES as u32) as usize;
+        for side in [&self.keeps, &self.drops] {
+            side.volume.alloc.discard_preallocations(&side.trees[file]);
+        }
+    }
+
+    /// Reserves for a growing file or for metadata.
+    fn reserve(&mut self) {
+        let blocks = self.keeps.volume.geo().blocks_count as u32;
+        let goal = u64::from(self.rng.below(blocks));
+        let mut wanted = request(goal, 1 + self.rng.below(200.min(blocks / 16)));
+        let tree = (self.rng.below(3) > 0).then(|| self.rng.below(FILES as u32) as usize);
+        if let Some(file) = tree {
+            wanted.logical = Some(FileBlock::new(self.ends[file]));
+            wanted.file_blocks = u64::from(self.ends[file] + wanted.len);
+        }
+        let alloc = &self.keeps.volume.alloc;
+        let before = self.keeps.set_aside();
+        let trees = &self.keeps.trees;
+        let reserved = match alloc.reserve(&wanted, tree.map(|file| &trees[file])) {
+            Ok(reserved) => reserved,
+            Err(error) => {
+                assert!(error.is_posix(Posix::NoSpc), "{error}");
+                let available = alloc.groups.totals.available.load(Ordering::Relaxed);
+                assert_eq!(available, 0, "out of space with blocks free");
+                self.filled = true;
+                return;
+            }
+        };
+        let total = self.keeps.set_aside() - before;
+        let (start, len) = (reserved.start(), reserved.len());
+        let mirrored = self.drops.mirror(&wanted, tree, start, len, total);
+        assert_eq!((mirrored.start(), mirrored.len()), (start, len));
+        if let Some(file) = tree {
+            self.ends[file] += len;
+        }
+        self.keeps.pending.push(reserved);
+        self.drops.pending.push(mirrored);
+    }
 }
 
 /// Ends with every block free that was free at the start.
@@ -205,52 +261,20 @@ fn give_all_back(sides: [Side; 2], marked: &[(FsBlock, u32)], before: &[bool]) {
     }
 }
 
-/// Reserves for a growing file or for metadata; false when nothing was left.
-fn reserve_on_both(
-    rng: &mut Rng,
-    keeps: &mut Side,
-    drops: &mut Side,
-    ends: &mut [u32; FILES],
-) -> bool {
-    let blocks = keeps.volume.geo().blocks_count as u32;
-    let mut wanted = request(u64::from(rng.below(blocks)), 1 + rng.below(200));
-    let tree = (rng.below(3) > 0).then(|| rng.below(FILES as u32) as usize);
-    if let Some(file) = tree {
-        wanted.logical = Some(FileBlock::new(ends[file]));
-        wanted.file_blocks = u64::from(ends[file] + wanted.len);
-    }
-    let available = || {
-        keeps
-            .volume
-            .alloc
-            .groups
-            .totals
-            .available
-            .load(Ordering::Relaxed)
-    };
-    let before = available();
-    let reserved = match keeps
-        .volume
-        .alloc
-        .reserve(&wanted, tree.map(|file| &keeps.trees[file]))
-    {
-        Ok(reserved) => reserved,
-        Err(error) => {
-            assert!(error.is_posix(Posix::NoSpc), "{error}");
-            assert_eq!(before, 0, "out of space with {before} blocks free");
-            return false;
+/// Runs one random sequence and compares the free sets.
+fn same_free_set(options: &[&str], seed: u64, steps: u32) {
+    let volume = || Volume::make("24M", options);
+    let mut two = Two::new(volume(), volume(), seed);
+    let before = two.keeps.volume.audit();
+    for step in 0..steps {
+        two.step();
+        if step % 8 == 0 {
+            let (keeps, drops) = (two.keeps.volume.audit(), two.drops.volume.audit());
+            assert_eq!(keeps, drops, "step {step}");
         }
-    };
-    let total = (before - available()) as u32;
-    let (start, len) = (reserved.start(), reserved.len());
-    let mirrored = drops.mirror(&wanted, tree, start, len, total);
-    assert_eq!((mirrored.start(), mirrored.len()), (start, len));
-    if let Some(file) = tree {
-        ends[file] += len;
     }
-    keeps.pending.push(reserved);
-    drops.pending.push(mirrored);
-    true
+    assert!(two.filled, "the volume was never full");
+    give_all_back([two.keeps, two.drops], &two.marked, &before);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Source: the design's section on block ownership, whose invariants `audit` checks block by block.
 
-use super::owner::GroupState;
+use super::owner::{GroupState, Wait};
 use super::{Allocator, Settings, bits};
 use crate::cache::BlockCache;
 use crate::clock::SystemClock;
@@ -24,8 +24,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(super) struct Volume {
-    _dir: tempfile::TempDir,
-    path: PathBuf,
+    /// Where the image is, unless it is in memory.
+    place: Option<(tempfile::TempDir, PathBuf)>,
     pub(super) memory: Arc<Memory>,
     pub(super) journal: Arc<Journal>,
     pub(super) alloc: Arc<Allocator>,
@@ -48,12 +48,14 @@ impl Volume {
             .output()
             .unwrap();
         assert!(made.status.success(), "mke2fs {options:?}: {made:?}");
-        Self::open(dir, path, settings)
+        let device = FileDevice::open(&path, &Access::default()).unwrap();
+        let mut volume = Self::on(Arc::new(device), settings);
+        volume.place = Some((dir, path));
+        volume
     }
 
-    fn open(dir: tempfile::TempDir, path: PathBuf, settings: Settings) -> Self {
-        let device: Arc<dyn Device> =
-            Arc::new(FileDevice::open(&path, &Access::default()).unwrap());
+    /// What a device holds.
+    pub(super) fn on(device: Arc<dyn Device>, settings: Settings) -> Self {
         let mut bytes = [0; SIZE];
         device.read_at(OFFSET, &mut bytes).unwrap();
         let geo = Arc::new(
@@ -78,8 +80,7 @@ impl Volume {
         let alloc = Allocator::new(cache, Arc::clone(&memory), settings).unwrap();
         journal.listen(alloc.clone());
         Self {
-            _dir: dir,
-            path,
+            place: None,
             memory,
             journal,
             alloc,
@@ -107,12 +108,35 @@ impl Volume {
 
     /// Checks that the sets of every group are disjoint and all counts exact; returns the free set.
     pub(super) fn audit(&self) -> Vec<bool> {
-        let mut free = Vec::new();
-        let (mut clear, mut held, mut corrupt) = (0u64, 0u64, false);
+        let owners = self.audit_groups();
+        let count = |letter| owners.iter().filter(|&&owner| owner == letter).count() as u64;
+        let (free, clear) = (count(b'.'), owners.len() as u64 - count(b'B'));
+        let groups = &self.alloc.groups;
+        let counts = self.alloc.counts();
+        assert_eq!(
+            (counts.free_blocks, counts.held_blocks),
+            (groups.blocks(clear), groups.blocks(clear - free))
+        );
+        let claimed = groups.clusters(counts.claimed_blocks);
+        let available = groups.totals.available.load(Ordering::Relaxed);
+        assert_eq!(available, free - claimed);
+        owners.iter().map(|&owner| owner == b'.').collect()
+    }
+
+    /// The same while others trim: what they hold counts as free, and no total stands still.
+    #[cfg(feature = "shuttle")]
+    pub(super) fn audit_beside_trim(&self) -> Vec<bool> {
+        let owners = self.audit_groups();
+        owners.iter().map(|owner| b".t".contains(owner)).collect()
+    }
+
+    /// Checks each group; the owners of all blocks.
+    fn audit_groups(&self) -> Vec<u8> {
+        let mut all = Vec::new();
         for index in self.geo().groups() {
             let group = self.alloc.groups.get(index).unwrap();
             let state = group.lock();
-            corrupt |= state.corrupt;
+            assert!(!state.corrupt, "group {index}");
             let owners = self.owners(index, &state);
             let in_bitmap = owners.iter().filter(|&&owner| owner == b'B').count() as u32;
             let unowned = owners.iter().filter(|&&owner| owner == b'.').count() as u32;
@@ -120,33 +144,16 @@ impl Volume {
             assert_eq!(state.free, unowned, "group {index}");
             if let Some(buddy) = &state.buddy {
                 for (bit, &owner) in owners.iter().enumerate() {
-                    assert_eq!(
-                        buddy.is_free(bit as u32, 1),
-                        owner == b'.',
-                        "group {index} bit {bit}"
-                    );
+                    let free = buddy.is_free(bit as u32, 1);
+                    assert_eq!(free, owner == b'.', "group {index} bit {bit}");
                 }
             }
-            clear += u64::from(state.size - in_bitmap);
-            held += u64::from(state.size - in_bitmap - unowned);
-            free.extend(owners.iter().map(|&owner| owner == b'.'));
+            all.extend(owners);
         }
-        let counts = self.alloc.counts();
-        assert!(!corrupt);
-        let groups = &self.alloc.groups;
-        let (clear_blocks, held_blocks) = (groups.blocks(clear), groups.blocks(held));
-        assert_eq!(
-            (counts.free_blocks, counts.held_blocks),
-            (clear_blocks, held_blocks)
-        );
-        assert_eq!(
-            groups.totals.available.load(Ordering::Relaxed),
-            clear - held - groups.clusters(counts.claimed_blocks)
-        );
-        free
+        all
     }
 
-    /// One letter a block: B, U, R, F or '.'.
+    /// One letter a block: B, U, R, F, t (in F to be trimmed) or '.'.
     fn owners(&self, index: GroupIndex, state: &GroupState) -> Vec<u8> {
         let groups = &self.alloc.groups;
         let (_, desc) = groups.descriptor(index).unwrap();
@@ -185,10 +192,10 @@ impl Volume {
             .reserved
             .iter()
             .for_each(|(&start, &len)| own(start, len, b'R'));
-        state
-            .freed
-            .iter()
-            .for_each(|(&start, run)| own(start, run.len, b'F'));
+        state.freed.iter().for_each(|(&start, run)| {
+            let trimmed = run.wait == Wait::Underway;
+            own(start, run.len, if trimmed { b't' } else { b'F' });
+        });
         owners
     }
 
@@ -196,13 +203,13 @@ impl Volume {
     pub(super) fn judge(self) {
         self.journal.quiesce(&mut || Ok(())).unwrap();
         let Self {
-            _dir: dir,
-            path,
+            place,
             memory,
             journal,
             alloc,
         } = self;
         drop((journal, alloc, memory));
+        let (dir, path) = place.expect("an image in a file");
         fsck(&path);
         drop(dir);
     }

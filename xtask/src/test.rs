@@ -36,6 +36,15 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     {
         failed.push("workspace");
     }
+    if cmd!(
+        shell,
+        "cargo test -p uext4 --lib --features shuttle,canaries alloc::judge"
+    )
+    .run()
+    .is_err()
+    {
+        failed.push("the allocator's judge");
+    }
     let suites = cmd!(
         shell,
         "cargo test --release --test suites --test allocator -- --ignored --test-threads=1 --nocapture"
