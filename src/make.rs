@@ -12,19 +12,22 @@ mod numbers;
 mod options;
 mod plan;
 mod probe;
+mod quota;
 mod resize;
 mod space;
 mod superblock;
 mod tree;
+mod usage;
 mod write;
 
 pub use create::{create, create_with};
-pub use features::FeatureSet;
+pub use features::{FeatureSet, Kind};
 pub use numbers::Numbers;
 pub use options::{Options, format_uuid, parse_uuid};
 pub use plan::Plan;
 pub use probe::find_signature;
-pub use write::write;
+pub use usage::Usage;
+pub use write::{reveal_features, write, write_watched};
 
 /// Why no file system can be made.
 #[derive(Debug, thiserror::Error)]
@@ -51,5 +54,3 @@ pub enum MakeError {
 
 #[cfg(test)]
 mod judged;
-#[cfg(test)]
-mod like_mke2fs;

@@ -4,15 +4,24 @@
 //! Invariants: asks nothing; nothing is written unless everything has been checked; an error is one line and exit 1.
 
 mod args;
+mod extended;
+mod populate;
+mod progress;
+mod report;
 mod size;
 
 use args::Args;
+use progress::Progress;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use uext4::device::Device;
 use uext4::device::file::{Access, FileDevice};
-use uext4::make::{self, MakeError, Plan};
+use uext4::make::{self, MakeError, Options, Plan};
+
+/// There when the kernel zeroes inode tables in the background.
+const KERNEL_ZEROES_TABLES: &str = "/sys/fs/ext4/features/lazy_itable_init";
 
 fn main() -> ExitCode {
     let args = match Args::read() {
@@ -41,26 +50,35 @@ fn run(args: &Args) -> Result<(), MakeError> {
             "no such file: give a size to create it".into(),
         )),
         (Err(error), _) => Err(MakeError::Open(format!("{path}: {error}"))),
-        (Ok(metadata), Some(size)) if metadata.is_file() && metadata.len() < size => {
-            overwrite(args, Some(size), true)
-        }
-        (Ok(_), size) => overwrite(args, size, false),
+        (Ok(_), size) => overwrite(args, size),
     }
 }
 
+/// Makes the file, and the file system in it; without the latter the file goes again.
 fn create(args: &Args, size: u64) -> Result<(), MakeError> {
     let options = args.options(size)?;
-    let plan = if args.dry_run {
-        Plan::new(&options)?
-    } else {
-        make::create_with(&args.device, &options)?
-    };
-    report(args, &plan);
-    Ok(())
+    let plan = plan(args, &options)?;
+    if args.dry_run {
+        report::made(args, &plan);
+        return Ok(());
+    }
+    let offset = args.extended()?.offset;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&args.device)
+        .and_then(|file| file.set_len(offset + size))
+        .map_err(|source| file_error(&args.device, source))?;
+    let made = open(args).and_then(|device| fill(args, &plan, device));
+    if made.is_err() {
+        // The first error is the one that matters.
+        let _ = std::fs::remove_file(&args.device);
+    }
+    made
 }
 
-/// Makes the file system on what is there, which is made longer first when `grow` is set.
-fn overwrite(args: &Args, size: Option<u64>, grow: bool) -> Result<(), MakeError> {
+/// Makes the file system on what is there; a file that is too short is made longer first.
+fn overwrite(args: &Args, size: Option<u64>) -> Result<(), MakeError> {
     let mut device = open(args)?;
     if !args.force()
         && let Some(what) = make::find_signature(&device)?
@@ -74,23 +92,56 @@ fn overwrite(args: &Args, size: Option<u64>, grow: bool) -> Result<(), MakeError
     if options.block_size.is_none() && options.block_size() < device.sector_size() {
         options.block_size = Some(device.sector_size());
     }
-    let plan = Plan::new(&options)?;
-    if !args.dry_run {
-        if grow {
-            drop(device);
-            lengthen(&args.device, options.size)?;
-            device = open(args)?;
-        }
-        plan.check_device(&device)?;
-        make::write(&plan, &device)?;
+    let extended = args.extended()?;
+    if extended.lazy_itable_init.is_none() && device.is_block_device() {
+        options.lazy_itable_init = Path::new(KERNEL_ZEROES_TABLES).exists();
     }
-    report(args, &plan);
+    let plan = plan(args, &options)?;
+    if args.dry_run {
+        report::made(args, &plan);
+        return Ok(());
+    }
+    if device.len() < options.size && !device.is_block_device() {
+        drop(device);
+        lengthen(&args.device, extended.offset + options.size)?;
+        device = open(args)?;
+    }
+    if extended.discard.unwrap_or(true) {
+        plan.check_device(&device)?;
+        device.discard(0, plan.len())?;
+    }
+    fill(args, &plan, device)
+}
+
+fn plan(args: &Args, options: &Options) -> Result<Plan, MakeError> {
+    let mut plan = Plan::new(options)?;
+    if args.populate.is_some() {
+        plan.hide_features()?;
+    }
+    Ok(plan)
+}
+
+/// Writes the file system and what -d names.
+fn fill(args: &Args, plan: &Plan, device: FileDevice) -> Result<(), MakeError> {
+    plan.check_device(&device)?;
+    let progress = Progress::new(args.quiet);
+    let device: Arc<dyn Device> = Arc::new(device);
+    make::write_watched(plan, device.as_ref(), &|done, all| {
+        progress.show("tables", done, all);
+    })?;
+    if let Some(source) = &args.populate {
+        populate::populate(args, plan, &device, source, &progress)?;
+        make::reveal_features(plan, device.as_ref())?;
+    }
+    progress.finish();
+    report::made(args, plan);
     Ok(())
 }
 
 fn open(args: &Args) -> Result<FileDevice, MakeError> {
     let access = Access {
         read_only: args.dry_run,
+        offset: args.extended()?.offset,
         ..Access::default()
     };
     FileDevice::open(&args.device, &access).map_err(|error| MakeError::Open(error.to_string()))
@@ -101,32 +152,12 @@ fn lengthen(path: &Path, size: u64) -> Result<(), MakeError> {
         .write(true)
         .open(path)
         .and_then(|file| file.set_len(size))
-        .map_err(|source| MakeError::File {
-            path: path.display().to_string(),
-            source,
-        })
+        .map_err(|source| file_error(path, source))
 }
 
-fn report(args: &Args, plan: &Plan) {
-    if args.quiet {
-        return;
-    }
-    let numbers = &plan.numbers;
-    let verb = if args.dry_run { "would make" } else { "made" };
-    println!(
-        "{verb} an ext4 file system of {} blocks of {} bytes, {} inodes, in {} groups",
-        numbers.blocks_count, numbers.block_size, numbers.inodes_count, numbers.group_count
-    );
-    match numbers.journal_blocks {
-        0 => println!("no journal"),
-        blocks => println!("journal of {blocks} blocks"),
-    }
-    println!("UUID {}", make::format_uuid(plan.uuid));
-    let backups: Vec<String> = plan
-        .backup_superblocks()
-        .map(|block| block.to_string())
-        .collect();
-    if !backups.is_empty() {
-        println!("superblock backups in blocks {}", backups.join(" "));
+fn file_error(path: &Path, source: std::io::Error) -> MakeError {
+    MakeError::File {
+        path: path.display().to_string(),
+        source,
     }
 }

@@ -84,8 +84,9 @@ fn what_is_not_built_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image");
     std::fs::write(&image, vec![0; 8 << 20]).unwrap();
-    refused(&["-O", "quota"], &image, None, "quota");
-    refused(&["-E", "stride=4"], &image, None, "-E");
+    refused(&["-O", "fast_commit"], &image, None, "fast_commit");
+    refused(&["-E", "packed_meta_blocks=1"], &image, None, "packed_meta");
+    refused(&["-J", "device=/dev/null"], &image, None, "device=");
     refused(&["-b", "1000"], &image, None, "1000");
     refused(&["-I", "64"], &image, None, "64");
     refused(&[], &image, Some("4k"), "too small");

@@ -200,6 +200,23 @@ pub const KNOWN: &[Feature] = {
     ]
 };
 
+/// The names of the features that are set, as far as they are known.
+pub fn names(features: Features) -> Vec<&'static str> {
+    let has = |feature: &&Feature| {
+        let word = match feature.word {
+            Word::Compat => features.compat,
+            Word::Incompat => features.incompat,
+            Word::RoCompat => features.ro_compat,
+        };
+        word & feature.bit != 0
+    };
+    KNOWN
+        .iter()
+        .filter(has)
+        .map(|feature| feature.name)
+        .collect()
+}
+
 /// How an image may be mounted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {

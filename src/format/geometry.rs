@@ -116,11 +116,12 @@ impl Geometry {
         let at = usize::try_from(index.saturating_mul(self.desc_size)).unwrap_or(0);
         let block = if self.is_meta_bg(table) {
             let first = GroupIndex::new(table.saturating_mul(per_block));
-            self.first_block(first)
+            self.super_block(first)
                 .get()
                 .saturating_add(u64::from(self.has_super(first)))
         } else {
-            u64::from(self.first_data_block)
+            self.super_block(GroupIndex::ZERO)
+                .get()
                 .saturating_add(1)
                 .saturating_add(u64::from(table))
         };
@@ -159,6 +160,14 @@ impl Geometry {
         self.features.has_incompat(incompat::META_BG) && table >= self.first_meta_bg
     }
 
+    /// Where the group's superblock lies, if it has one: at its start, but behind the boot block that 1 KiB blocks
+    /// have in the first group with bigalloc.
+    pub fn super_block(&self, group: GroupIndex) -> FsBlock {
+        let first = self.first_block(group).get();
+        let boot = group.get() == 0 && self.block_size == 1024 && self.first_data_block == 0;
+        FsBlock::new(first.saturating_add(u64::from(boot)))
+    }
+
     /// Whether the group starts with a (backup) superblock.
     pub fn has_super(&self, group: GroupIndex) -> bool {
         let group = group.get();
@@ -177,7 +186,8 @@ impl Geometry {
     /// How many blocks at the group's start hold superblock, descriptors and reserved descriptors.
     pub fn base_meta_blocks(&self, group: GroupIndex) -> u32 {
         let has_super = self.has_super(group);
-        let mut blocks = u32::from(has_super);
+        let boot = self.super_block(group).get() != self.first_block(group).get();
+        let mut blocks = u32::from(has_super).saturating_add(u32::from(boot));
         let per_block = self.descs_per_block.max(1);
         let meta_group = group.get().checked_div(per_block).unwrap_or(0);
         if self.is_meta_bg(meta_group) {

@@ -1,10 +1,33 @@
-//! The features of a new file system: the default set and changes by name.
+//! The features of a new file system: the sets of ext2, ext3 and ext4, and changes by name.
 //!
-//! Source: the kernel's ext4 documentation, feature tables; names as in `mke2fs -O`.
-//! Invariants: a name that is not in the table is refused, never ignored.
+//! Source: the kernel's ext4 documentation, feature tables; names and sets as in `mke2fs -O` and its mke2fs.conf.
+//! Invariants: a name that is not in the table is refused, never ignored; what `resolve` returns can be made.
 
 use super::MakeError;
 use crate::format::features::{Features, compat, incompat, ro_compat};
+use std::str::FromStr;
+
+/// Which file system the features begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    Ext2,
+    Ext3,
+    #[default]
+    Ext4,
+}
+
+impl FromStr for Kind {
+    type Err = MakeError;
+
+    fn from_str(name: &str) -> Result<Self, MakeError> {
+        match name {
+            "ext2" => Ok(Self::Ext2),
+            "ext3" => Ok(Self::Ext3),
+            "ext4" => Ok(Self::Ext4),
+            _ => Err(MakeError::Unsupported(format!("file system type {name}"))),
+        }
+    }
+}
 
 #[derive(Clone, Copy)]
 enum Word {
@@ -13,57 +36,65 @@ enum Word {
     RoCompat,
 }
 
-/// A feature that can be made; `optional` ones may also be left out.
+/// A feature that can be made, and the kinds that have it by default.
 struct Known {
     name: &'static str,
     word: Word,
     bit: u32,
-    optional: bool,
+    kinds: &'static [Kind],
 }
 
-const fn known(name: &'static str, word: Word, bit: u32, optional: bool) -> Known {
+const fn known(name: &'static str, word: Word, bit: u32, kinds: &'static [Kind]) -> Known {
     Known {
         name,
         word,
         bit,
-        optional,
+        kinds,
     }
 }
 
-const KNOWN: &[Known] = &[
-    known("has_journal", Word::Compat, compat::HAS_JOURNAL, true),
-    known("ext_attr", Word::Compat, compat::EXT_ATTR, false),
-    known("resize_inode", Word::Compat, compat::RESIZE_INODE, true),
-    known("dir_index", Word::Compat, compat::DIR_INDEX, true),
-    known("orphan_file", Word::Compat, compat::ORPHAN_FILE, true),
-    known("filetype", Word::Incompat, incompat::FILETYPE, false),
-    known("extent", Word::Incompat, incompat::EXTENTS, true),
-    known("extents", Word::Incompat, incompat::EXTENTS, true),
-    known("64bit", Word::Incompat, incompat::BIT64, true),
-    known("flex_bg", Word::Incompat, incompat::FLEX_BG, true),
-    known(
-        "metadata_csum_seed",
-        Word::Incompat,
-        incompat::CSUM_SEED,
-        true,
-    ),
-    known(
-        "sparse_super",
-        Word::RoCompat,
-        ro_compat::SPARSE_SUPER,
-        false,
-    ),
-    known("large_file", Word::RoCompat, ro_compat::LARGE_FILE, false),
-    known("huge_file", Word::RoCompat, ro_compat::HUGE_FILE, true),
-    known("dir_nlink", Word::RoCompat, ro_compat::DIR_NLINK, true),
-    known("extra_isize", Word::RoCompat, ro_compat::EXTRA_ISIZE, false),
-    known(
-        "metadata_csum",
-        Word::RoCompat,
-        ro_compat::METADATA_CSUM,
-        true,
-    ),
-];
+const ALL: &[Kind] = &[Kind::Ext2, Kind::Ext3, Kind::Ext4];
+const EXT3: &[Kind] = &[Kind::Ext3, Kind::Ext4];
+const EXT4: &[Kind] = &[Kind::Ext4];
+const NONE: &[Kind] = &[];
+
+const KNOWN: &[Known] = {
+    use Word::{Compat, Incompat, RoCompat};
+    &[
+        known("has_journal", Compat, compat::HAS_JOURNAL, EXT3),
+        known("ext_attr", Compat, compat::EXT_ATTR, ALL),
+        known("resize_inode", Compat, compat::RESIZE_INODE, ALL),
+        known("dir_index", Compat, compat::DIR_INDEX, ALL),
+        known("sparse_super2", Compat, compat::SPARSE_SUPER2, NONE),
+        known("stable_inodes", Compat, compat::STABLE_INODES, NONE),
+        known("orphan_file", Compat, compat::ORPHAN_FILE, EXT4),
+        known("filetype", Incompat, incompat::FILETYPE, ALL),
+        known("meta_bg", Incompat, incompat::META_BG, NONE),
+        known("extent", Incompat, incompat::EXTENTS, EXT4),
+        known("extents", Incompat, incompat::EXTENTS, EXT4),
+        known("64bit", Incompat, incompat::BIT64, EXT4),
+        known("mmp", Incompat, incompat::MMP, NONE),
+        known("flex_bg", Incompat, incompat::FLEX_BG, EXT4),
+        known("ea_inode", Incompat, incompat::EA_INODE, NONE),
+        known("metadata_csum_seed", Incompat, incompat::CSUM_SEED, EXT4),
+        known("large_dir", Incompat, incompat::LARGEDIR, NONE),
+        known("inline_data", Incompat, incompat::INLINE_DATA, NONE),
+        known("encrypt", Incompat, incompat::ENCRYPT, NONE),
+        known("casefold", Incompat, incompat::CASEFOLD, NONE),
+        known("sparse_super", RoCompat, ro_compat::SPARSE_SUPER, ALL),
+        known("large_file", RoCompat, ro_compat::LARGE_FILE, ALL),
+        known("huge_file", RoCompat, ro_compat::HUGE_FILE, EXT4),
+        known("uninit_bg", RoCompat, ro_compat::GDT_CSUM, NONE),
+        known("uninit_groups", RoCompat, ro_compat::GDT_CSUM, NONE),
+        known("dir_nlink", RoCompat, ro_compat::DIR_NLINK, EXT4),
+        known("extra_isize", RoCompat, ro_compat::EXTRA_ISIZE, EXT4),
+        known("quota", RoCompat, ro_compat::QUOTA, NONE),
+        known("bigalloc", RoCompat, ro_compat::BIGALLOC, NONE),
+        known("metadata_csum", RoCompat, ro_compat::METADATA_CSUM, EXT4),
+        known("project", RoCompat, ro_compat::PROJECT, NONE),
+        known("verity", RoCompat, ro_compat::VERITY, NONE),
+    ]
+};
 
 /// Feature bits, and which of them were asked for by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +104,16 @@ pub struct FeatureSet {
 }
 
 impl Default for FeatureSet {
-    /// Everything that can be made.
     fn default() -> Self {
+        Self::of(Kind::Ext4)
+    }
+}
+
+impl FeatureSet {
+    /// What a file system of that kind has by default.
+    pub fn of(kind: Kind) -> Self {
         let mut bits = Features::default();
-        for feature in KNOWN {
+        for feature in KNOWN.iter().filter(|known| known.kinds.contains(&kind)) {
             *word(&mut bits, feature.word) |= feature.bit;
         }
         Self {
@@ -84,12 +121,14 @@ impl Default for FeatureSet {
             asked: Features::default(),
         }
     }
-}
 
-impl FeatureSet {
     /// Applies a list as `-O` takes it: `name`, `^name`, `none`, separated by commas.
     pub fn apply(&mut self, list: &str) -> Result<(), MakeError> {
         for item in list.split([',', ' ']).filter(|item| !item.is_empty()) {
+            if item == "none" {
+                (self.bits, self.asked) = Default::default();
+                continue;
+            }
             let (name, wanted) = match item.strip_prefix(['^', '-']) {
                 Some(name) => (name, false),
                 None => (item, true),
@@ -97,7 +136,6 @@ impl FeatureSet {
             let feature = KNOWN
                 .iter()
                 .find(|known| known.name == name)
-                .filter(|known| wanted || known.optional)
                 .ok_or_else(|| {
                     MakeError::Unsupported(format!("making a file system with -O {item}"))
                 })?;
@@ -116,36 +154,83 @@ impl FeatureSet {
         Ok(())
     }
 
-    /// The bits, without those that need a feature that was taken away; an error if such a one was asked for.
+    /// Revision 0 has no features: none may have been asked for.
+    pub fn clear_for_revision_0(&mut self) -> Result<(), MakeError> {
+        if self.asked != Features::default() {
+            return Err(MakeError::Invalid("revision 0 has no features".into()));
+        }
+        self.bits = Features::default();
+        Ok(())
+    }
+
+    /// The bits as they are, whether or not they go together.
+    pub fn bits(&self) -> Features {
+        self.bits
+    }
+
+    /// Whether any of these incompatible features was asked for by name.
+    pub fn asked_incompat(&self, bits: u32) -> bool {
+        self.asked.has_incompat(bits)
+    }
+
+    /// The bits, without those that need a feature that was taken away; an error if such a one was asked for, or if
+    /// two do not go together.
     pub fn resolve(&self) -> Result<Features, MakeError> {
         let mut bits = self.bits;
+        if bits.metadata_csum() {
+            bits.ro_compat &= !ro_compat::GDT_CSUM;
+        }
         if !bits.metadata_csum() && bits.has_incompat(incompat::CSUM_SEED) {
-            self.refuse_if_asked(
-                self.asked.has_incompat(incompat::CSUM_SEED),
-                "metadata_csum_seed",
-                "metadata_csum",
-            )?;
+            let asked = self.asked.has_incompat(incompat::CSUM_SEED);
+            refuse_if(asked, "metadata_csum_seed", "metadata_csum")?;
             bits.incompat &= !incompat::CSUM_SEED;
         }
         if !bits.has_compat(compat::HAS_JOURNAL) && bits.has_compat(compat::ORPHAN_FILE) {
-            self.refuse_if_asked(
-                self.asked.has_compat(compat::ORPHAN_FILE),
-                "orphan_file",
-                "has_journal",
-            )?;
+            let asked = self.asked.has_compat(compat::ORPHAN_FILE);
+            refuse_if(asked, "orphan_file", "has_journal")?;
             bits.compat &= !compat::ORPHAN_FILE;
         }
+        if bits.has_compat(compat::RESIZE_INODE)
+            && !bits.has_ro_compat(ro_compat::SPARSE_SUPER)
+            && !bits.has_compat(compat::SPARSE_SUPER2)
+        {
+            let asked = self.asked.has_compat(compat::RESIZE_INODE);
+            refuse_if(asked, "resize_inode", "sparse_super")?;
+            bits.compat &= !compat::RESIZE_INODE;
+        }
+        if bits.has_compat(compat::RESIZE_INODE) && bits.has_incompat(incompat::META_BG) {
+            return Err(MakeError::Invalid(
+                "features resize_inode and meta_bg do not go together: add ^resize_inode".into(),
+            ));
+        }
+        let extents = bits.has_incompat(incompat::EXTENTS);
+        refuse_if(
+            bits.has_ro_compat(ro_compat::BIGALLOC) && !extents,
+            "bigalloc",
+            "extent",
+        )?;
+        refuse_if(
+            bits.has_ro_compat(ro_compat::VERITY) && !extents,
+            "verity",
+            "extent",
+        )?;
+        let attributes = bits.has_compat(compat::EXT_ATTR);
+        refuse_if(
+            bits.has_incompat(incompat::INLINE_DATA) && !attributes,
+            "inline_data",
+            "ext_attr",
+        )?;
         Ok(bits)
     }
+}
 
-    fn refuse_if_asked(&self, asked: bool, feature: &str, needs: &str) -> Result<(), MakeError> {
-        if asked {
-            Err(MakeError::Invalid(format!(
-                "feature {feature} needs feature {needs}"
-            )))
-        } else {
-            Ok(())
-        }
+fn refuse_if(asked: bool, feature: &str, needs: &str) -> Result<(), MakeError> {
+    if asked {
+        Err(MakeError::Invalid(format!(
+            "feature {feature} needs feature {needs}"
+        )))
+    } else {
+        Ok(())
     }
 }
 
@@ -164,7 +249,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         let mut set = FeatureSet::default();
-        for name in ["bigalloc", "^ext_attr", "quota", "^filetype", "nonsense"] {
+        for name in ["fast_commit", "compression", "^dirdata", "nonsense"] {
             let error = set.apply(name).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
@@ -183,5 +268,17 @@ mod tests {
                 .to_string()
                 .contains("has_journal")
         );
+    }
+
+    #[test]
+    fn kinds_differ() {
+        let ext2 = FeatureSet::of(Kind::Ext2).resolve().unwrap();
+        assert_eq!(ext2.compat, 0x38);
+        assert_eq!((ext2.incompat, ext2.ro_compat), (0x2, 0x3));
+        let ext3 = FeatureSet::of(Kind::Ext3).resolve().unwrap();
+        assert_eq!(ext3.compat, ext2.compat | compat::HAS_JOURNAL);
+        let mut none = FeatureSet::default();
+        none.apply("none,extent").unwrap();
+        assert_eq!(none.resolve().unwrap().incompat, incompat::EXTENTS);
     }
 }

@@ -120,7 +120,7 @@ fn images_with_options() {
     }
     judge(
         &Options {
-            inode_size: 512,
+            inode_size: Some(512),
             label: b"sixteen bytes 16".to_vec(),
             ..Options::fresh(size)
         },
@@ -128,7 +128,7 @@ fn images_with_options() {
     );
     judge(
         &Options {
-            inode_size: 128,
+            inode_size: Some(128),
             block_size: Some(4096),
             ..Options::fresh(size)
         },

@@ -15,74 +15,168 @@ pub struct GroupPlace {
     pub inode_table: u64,
 }
 
+/// The metadata of all groups.
+pub struct Layout {
+    pub places: Vec<GroupPlace>,
+    /// Groups whose block bitmap does not follow from the descriptor alone.
+    pub touched: Vec<bool>,
+}
+
 /// Places the metadata of all groups and marks it in `space`.
-pub fn place_groups(numbers: &Numbers, space: &mut Space) -> Result<Vec<GroupPlace>, MakeError> {
+pub fn place_groups(numbers: &Numbers, space: &mut Space) -> Result<Layout, MakeError> {
     for group in 0..numbers.group_count {
         let len = numbers.base_meta_blocks(group);
         if len > 0 {
-            space.mark(Run {
-                start: numbers.group_first_block(group),
-                len,
-            });
+            let start = numbers.group_first_block(group);
+            space.mark(Run { start, len });
         }
     }
-    let mut places = Vec::with_capacity(numbers.group_count as usize);
-    let flex_size = 1 << numbers.log_groups_per_flex;
-    for first in (0..numbers.group_count).step_by(flex_size as usize) {
-        let count = flex_size.min(numbers.group_count - first);
-        place_flex_group(numbers, space, first, count, &mut places)?;
+    let mut placing = Placing {
+        numbers,
+        space,
+        layout: Layout {
+            places: Vec::with_capacity(numbers.group_count as usize),
+            touched: vec![false; numbers.group_count as usize],
+        },
+    };
+    for group in 0..numbers.group_count {
+        let place = placing.place(group)?;
+        placing.layout.places.push(place);
     }
-    Ok(places)
+    Ok(placing.layout)
 }
 
-/// Block bitmaps together, then inode bitmaps, then inode tables.
-fn place_flex_group(
-    numbers: &Numbers,
-    space: &mut Space,
-    first: u32,
-    count: u32,
-    places: &mut Vec<GroupPlace>,
-) -> Result<(), MakeError> {
-    let start = numbers.group_first_block(first);
-    let last = first + count - 1;
-    let end = numbers.group_first_block(last) + numbers.group_blocks(last);
-    // A single group in a flex group leaves the room that a full one takes.
-    let stride = if count == 1 {
-        1 << numbers.log_groups_per_flex
-    } else {
-        u64::from(count)
-    };
-    let bytes = numbers.blocks_count * u64::from(numbers.block_size);
-    let mut take = |from: u64, len: u64| {
-        let at = space
-            .first_fit(from, len, end)
-            .or_else(|| space.first_fit(start, len, end))
-            .or_else(|| space.first_fit(numbers.first_data_block.into(), len, numbers.blocks_count))
-            .ok_or(MakeError::TooSmall(bytes))?;
-        space.mark(Run { start: at, len });
-        Ok::<u64, MakeError>(at)
-    };
+struct Placing<'a> {
+    numbers: &'a Numbers,
+    space: &'a mut Space,
+    layout: Layout,
+}
 
-    let mut group_places = vec![GroupPlace::default(); count as usize];
-    let mut from = start;
-    let mut base = None;
-    for place in &mut group_places {
-        place.block_bitmap = take(from, 1)?;
-        from = place.block_bitmap + 1;
-        base.get_or_insert(place.block_bitmap);
+impl Placing<'_> {
+    fn place(&mut self, group: u32) -> Result<GroupPlace, MakeError> {
+        if self.numbers.log_groups_per_flex == 0 {
+            self.place_alone(group)
+        } else {
+            self.place_in_flex_group(group)
+        }
     }
-    let mut from = base.unwrap_or(start) + stride;
-    let mut base = None;
-    for place in &mut group_places {
-        place.inode_bitmap = take(from, 1)?;
-        from = place.inode_bitmap + 1;
-        base.get_or_insert(place.inode_bitmap);
+
+    fn place_alone(&mut self, group: u32) -> Result<GroupPlace, MakeError> {
+        let itable_blocks = u64::from(self.numbers.itable_blocks);
+        let first = self.numbers.group_first_block(group);
+        let last = self.numbers.group_last_block(group);
+        let from = self.staggered(group, first, last);
+        let mut bitmap = || match self.find(from, 1, last) {
+            Some(block) => self.take(block, 1),
+            None => self.take(self.find_or_fail(first, 1, last)?, 1),
+        };
+        Ok(GroupPlace {
+            block_bitmap: bitmap()?,
+            inode_bitmap: bitmap()?,
+            inode_table: {
+                let at = self.find_or_fail(first, itable_blocks, last)?;
+                self.take(at, itable_blocks)?
+            },
+        })
     }
-    let mut from = base.unwrap_or(start) + stride;
-    for place in &mut group_places {
-        place.inode_table = take(from, numbers.itable_blocks.into())?;
-        from = place.inode_table + u64::from(numbers.itable_blocks);
+
+    /// On a RAID the bitmaps of the groups go to different disks.
+    fn staggered(&self, group: u32, first: u64, last: u64) -> u64 {
+        let stride = u64::from(self.numbers.stride);
+        let free = if stride == 0 {
+            None
+        } else {
+            self.find(first, 1, last)
+        };
+        free.map(|block| block + u64::from(self.numbers.itable_blocks))
+            .filter(|&behind| behind < last)
+            .map(|behind| behind + stride * u64::from(group) % (last - behind + 1))
+            .filter(|&at| at < last)
+            .unwrap_or(first)
     }
-    places.extend(group_places);
-    Ok(())
+
+    /// Behind the same structure of the group before; the first of each kind leaves room for the others.
+    fn place_in_flex_group(&mut self, group: u32) -> Result<GroupPlace, MakeError> {
+        let size = 1 << self.numbers.log_groups_per_flex;
+        // A flex group cut short leaves less room, but one of a single group does not.
+        let stride = match size.min(self.numbers.group_count - group) {
+            1 => u64::from(size),
+            count => u64::from(count),
+        };
+        let itable_blocks = u64::from(self.numbers.itable_blocks);
+        let before = if group % size == 0 {
+            None
+        } else {
+            self.layout.places.last().copied()
+        };
+        let goal = before.map(|place| place.block_bitmap + 1);
+        let block_bitmap = self.take_in_flex_group(group, goal, 1)?;
+        let goal = before.map_or(block_bitmap + stride, |place| place.inode_bitmap + 1);
+        let inode_bitmap = self.take_in_flex_group(group, Some(goal), 1)?;
+        let goal = before.map_or(inode_bitmap + stride, |place| {
+            place.inode_table + itable_blocks
+        });
+        let inode_table = self.take_in_flex_group(group, Some(goal), itable_blocks)?;
+        Ok(GroupPlace {
+            block_bitmap,
+            inode_bitmap,
+            inode_table,
+        })
+    }
+
+    /// At the goal if it is free; else where all that is still to come of this kind fits; else anywhere.
+    fn take_in_flex_group(
+        &mut self,
+        group: u32,
+        goal: Option<u64>,
+        len: u64,
+    ) -> Result<u64, MakeError> {
+        let numbers = self.numbers;
+        let first_group = group >> numbers.log_groups_per_flex << numbers.log_groups_per_flex;
+        let flex_end = u64::from(first_group) + (1 << numbers.log_groups_per_flex);
+        let last_group = flex_end.min(numbers.group_count.into()) as u32 - 1;
+        let (first, last) = (
+            numbers.group_first_block(first_group),
+            numbers.group_last_block(last_group),
+        );
+        let is_free = |&start: &u64| {
+            start + len <= numbers.blocks_count && self.space.used_in(Run { start, len }) == 0
+        };
+        let to_come = u64::from(last_group - group + 1) * len;
+        let wide = to_come.min(u64::from(numbers.blocks_per_group) / 4);
+        let at = goal
+            .filter(is_free)
+            .or_else(|| self.find(first, wide.max(len), last))
+            .or_else(|| self.find(first, len, last));
+        let at = match at {
+            Some(at) => at,
+            None => self.find_or_fail(numbers.first_data_block.into(), len, last)?,
+        };
+        let block = self.take(at, len)?;
+        for group in numbers.group_of(block)..=numbers.group_of(block + len - 1) {
+            self.layout.touched[group as usize] = true;
+        }
+        Ok(block)
+    }
+
+    /// A free run that begins from `from` to before `last`, or from the volume's start when there is none.
+    fn find(&self, from: u64, len: u64, last: u64) -> Option<u64> {
+        let end = (last.max(from + 1) - 1 + len).min(self.numbers.blocks_count);
+        self.space.first_fit(from, len, end)
+    }
+
+    fn find_or_fail(&self, from: u64, len: u64, last: u64) -> Result<u64, MakeError> {
+        let bytes = self.numbers.blocks_count * u64::from(self.numbers.block_size);
+        self.find(from, len, last)
+            .or_else(|| {
+                let first = self.numbers.first_data_block.into();
+                self.space.first_fit(first, len, self.numbers.blocks_count)
+            })
+            .ok_or(MakeError::TooSmall(bytes))
+    }
+
+    fn take(&mut self, start: u64, len: u64) -> Result<u64, MakeError> {
+        self.space.mark(Run { start, len });
+        Ok(start)
+    }
 }

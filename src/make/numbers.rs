@@ -4,7 +4,7 @@
 //! Invariants: every group can hold its own metadata; inodes fill whole table blocks and come in eights.
 
 use super::{MakeError, Options};
-use crate::format::features::{Features, compat, incompat};
+use crate::format::features::{Features, compat, incompat, ro_compat};
 
 /// Blocks that the last group must have beyond its metadata, or it is left out.
 const LAST_GROUP_SLACK: u64 = 50;
@@ -33,7 +33,17 @@ pub struct Numbers {
     pub desc_size: u32,
     pub desc_blocks: u32,
     pub reserved_gdt_blocks: u32,
+    /// Blocks to which the volume can grow; `None`: by the usual factor.
+    growth: Option<u64>,
     pub log_groups_per_flex: u32,
+    /// log2 of the blocks in a cluster.
+    pub cluster_bits: u32,
+    /// `s_backup_bgs`.
+    pub backup_groups: [u32; 2],
+    /// Backups wanted with sparse_super2.
+    backups: u32,
+    /// Blocks on one disk of a RAID before the next; shifts bitmaps that are not in flex groups.
+    pub stride: u32,
     /// 0 without a journal.
     pub journal_blocks: u32,
     /// 0 without an orphan file.
@@ -45,51 +55,50 @@ impl Numbers {
         options.check()?;
         let block_size = options.block_size();
         let mut features = options.features.resolve()?;
-        let blocks = options.size / u64::from(block_size);
-        let wide = incompat::BIT64 | incompat::EXTENTS;
-        let limit = if features.incompat & wide == wide {
-            1 << 48
-        } else {
-            u64::from(u32::MAX)
-        };
-        if blocks > limit {
-            return Err(MakeError::Invalid(format!(
-                "{blocks} blocks are too many, the limit is {limit}"
-            )));
-        }
+        let cluster_bits = (options.cluster_size() / block_size).trailing_zeros();
+        let blocks = (options.size / u64::from(block_size)) >> cluster_bits << cluster_bits;
+        check_limit(features, blocks)?;
         let journal_blocks = journal_blocks(options, &mut features, blocks)?;
+        let per_group = options.blocks_per_group.unwrap_or(block_size * 8);
+        let bigalloc = features.has_ro_compat(ro_compat::BIGALLOC);
+        let wide = features.has_incompat(incompat::BIT64);
+        let log_groups_per_flex = options
+            .groups_per_flex
+            .map_or(FLEX_BITS, u32::trailing_zeros);
         let mut numbers = Self {
             features,
             block_size,
             blocks_count: blocks,
             reserved_blocks: 0,
-            first_data_block: u32::from(block_size == 1024),
-            blocks_per_group: (block_size * 8).min(MAX_BLOCKS_PER_GROUP),
+            first_data_block: u32::from(block_size == 1024 && !bigalloc),
+            blocks_per_group: per_group.min(MAX_BLOCKS_PER_GROUP) << cluster_bits,
             group_count: 0,
             inodes_count: wanted_inodes(options, blocks)?,
             inodes_per_group: 0,
-            inode_size: options.inode_size,
+            inode_size: options.inode_size(),
             itable_blocks: 0,
-            desc_size: if features.has_incompat(incompat::BIT64) {
-                64
-            } else {
-                32
-            },
+            desc_size: if wide { 64 } else { 32 },
             desc_blocks: 0,
             reserved_gdt_blocks: 0,
+            growth: options.resize,
             log_groups_per_flex: if features.has_incompat(incompat::FLEX_BG) {
-                FLEX_BITS
+                log_groups_per_flex
             } else {
                 0
             },
+            cluster_bits,
+            backup_groups: [0; 2],
+            backups: options.backups,
+            stride: options.stride.into(),
             journal_blocks,
             orphan_blocks: 0,
         };
         numbers.divide_into_groups(options.size)?;
         let reserved = u128::from(numbers.blocks_count) * u128::from(options.reserved) / 10_000;
         numbers.reserved_blocks = u64::try_from(reserved).unwrap_or(u64::MAX);
-        if features.has_compat(compat::ORPHAN_FILE) {
-            numbers.orphan_blocks = orphan_blocks(numbers.blocks_count);
+        if numbers.features.has_compat(compat::ORPHAN_FILE) {
+            let by_size = || orphan_blocks(numbers.blocks_count);
+            numbers.orphan_blocks = options.orphan_file_size.unwrap_or_else(by_size);
         }
         Ok(numbers)
     }
@@ -102,14 +111,65 @@ impl Numbers {
         u64::from(self.first_data_block) + u64::from(group) * u64::from(self.blocks_per_group)
     }
 
+    pub fn group_last_block(&self, group: u32) -> u64 {
+        self.group_first_block(group) + self.group_blocks(group) - 1
+    }
+
     pub fn group_blocks(&self, group: u32) -> u64 {
         (self.blocks_count - self.group_first_block(group)).min(self.blocks_per_group.into())
     }
 
+    pub fn group_of(&self, block: u64) -> u32 {
+        ((block - u64::from(self.first_data_block)) / u64::from(self.blocks_per_group)) as u32
+    }
+
+    fn meta_bg(&self) -> bool {
+        self.features.has_incompat(incompat::META_BG)
+    }
+
+    /// Whether the group begins with a superblock.
+    pub fn has_super(&self, group: u32) -> bool {
+        if group == 0 {
+            return true;
+        }
+        if self.features.has_compat(compat::SPARSE_SUPER2) {
+            return self.backup_groups.contains(&group);
+        }
+        !self.features.has_ro_compat(ro_compat::SPARSE_SUPER) || is_sparse(group)
+    }
+
+    /// The block of the group's superblock. (With bigalloc the boot block of 1 KiB blocks is in the first group.)
+    pub fn super_block(&self, group: u32) -> u64 {
+        let boot = group == 0 && self.block_size == 1024 && self.first_data_block == 0;
+        self.group_first_block(group) + u64::from(boot)
+    }
+
+    /// The descriptor blocks in the group: where they begin, and which of the table's.
+    pub fn descriptors(&self, group: u32) -> Option<(u64, std::ops::Range<u32>)> {
+        let has_super = self.has_super(group);
+        let start = self.super_block(group) + u64::from(has_super);
+        if !self.meta_bg() {
+            return has_super.then_some((start, 0..self.desc_blocks));
+        }
+        let (table, place) = (
+            group / self.descs_per_block(),
+            group % self.descs_per_block(),
+        );
+        let holds = place <= 1 || place == self.descs_per_block() - 1;
+        holds.then_some((start, table..table + 1))
+    }
+
     /// Superblock, descriptors and reserved descriptors at the start of a group.
     pub fn base_meta_blocks(&self, group: u32) -> u64 {
-        let all = 1 + u64::from(self.desc_blocks) + u64::from(self.reserved_gdt_blocks);
-        if has_super(group) { all } else { 0 }
+        let has_super = self.has_super(group);
+        let before = self.super_block(group) - self.group_first_block(group);
+        let descriptors = self.descriptors(group).map_or(0, |(_, table)| table.len());
+        let reserved = if has_super && !self.meta_bg() {
+            self.reserved_gdt_blocks
+        } else {
+            0
+        };
+        before + u64::from(has_super) + descriptors as u64 + u64::from(reserved)
     }
 
     fn divide_into_groups(&mut self, size: u64) -> Result<(), MakeError> {
@@ -123,10 +183,18 @@ impl Numbers {
             let groups = usable.div_ceil(self.blocks_per_group.into());
             self.group_count = u32::try_from(groups)
                 .map_err(|_| MakeError::Invalid(format!("{groups} block groups are too many")))?;
+            self.choose_backups();
             self.desc_blocks = self.group_count.div_ceil(self.descs_per_block());
-            self.reserved_gdt_blocks = self.growth_blocks();
+            self.reserved_gdt_blocks = self.growth_blocks()?;
+            if self.reserved_gdt_blocks + self.desc_blocks > self.blocks_per_group / 4 * 3 {
+                // A table that fills its group goes to the groups that it describes.
+                self.features.incompat |= incompat::META_BG;
+                self.features.compat &= !compat::RESIZE_INODE;
+                self.reserved_gdt_blocks = 0;
+            }
             self.divide_inodes()?;
-            let overhead = 3 + self.desc_blocks + self.itable_blocks + self.reserved_gdt_blocks;
+            let table = if self.meta_bg() { 1 } else { self.desc_blocks };
+            let overhead = 3 + table + self.itable_blocks + self.reserved_gdt_blocks;
             if overhead > self.blocks_per_group {
                 return Err(MakeError::Invalid(format!(
                     "a group of {} blocks cannot hold its {overhead} blocks of metadata: fewer inodes or larger blocks",
@@ -134,8 +202,7 @@ impl Numbers {
                 )));
             }
             let rest = usable % u64::from(self.blocks_per_group);
-            let needed =
-                2 + u64::from(self.itable_blocks) + self.base_meta_blocks(self.group_count - 1);
+            let needed = self.last_group_needs();
             if self.group_count == 1 && rest != 0 && rest < needed {
                 return Err(MakeError::TooSmall(size));
             }
@@ -146,21 +213,50 @@ impl Numbers {
         }
     }
 
-    /// Descriptor blocks set aside so that the volume can grow.
-    fn growth_blocks(&self) -> u32 {
-        if !self.features.has_compat(compat::RESIZE_INODE) {
-            return 0;
+    /// The metadata that the last group must have room for, with the whole descriptor table even under meta_bg.
+    fn last_group_needs(&self) -> u64 {
+        let base = if self.has_super(self.group_count - 1) {
+            1 + u64::from(self.desc_blocks) + u64::from(self.reserved_gdt_blocks)
+        } else {
+            0
+        };
+        2 + u64::from(self.itable_blocks) + base
+    }
+
+    fn choose_backups(&mut self) {
+        if !self.features.has_compat(compat::SPARSE_SUPER2) {
+            return;
         }
-        let most = self
-            .blocks_count
-            .saturating_mul(GROWTH)
-            .min(u32::MAX.into());
-        let groups =
-            (most - u64::from(self.first_data_block)).div_ceil(self.blocks_per_group.into());
+        let last = self.group_count - 1;
+        self.backup_groups = match (last, self.backups) {
+            (0, _) | (_, 0) => [0, 0],
+            (1, _) | (_, 1) => [1, 0],
+            _ => [1, last],
+        };
+    }
+
+    /// Descriptor blocks set aside so that the volume can grow.
+    fn growth_blocks(&self) -> Result<u32, MakeError> {
+        if !self.features.has_compat(compat::RESIZE_INODE) {
+            return Ok(0);
+        }
+        let most = match self.growth {
+            Some(blocks) if blocks <= self.blocks_count => {
+                return Err(MakeError::Invalid(format!(
+                    "resize={blocks}: must be more than the {} blocks that there are",
+                    self.blocks_count
+                )));
+            }
+            Some(blocks) => blocks,
+            None => {
+                let usual = self.blocks_count.saturating_mul(GROWTH);
+                usual.min(u32::MAX.into()) - u64::from(self.first_data_block)
+            }
+        };
+        let groups = most.div_ceil(self.blocks_per_group.into());
         let blocks = groups.div_ceil(self.descs_per_block().into());
-        blocks
-            .saturating_sub(self.desc_blocks.into())
-            .min(u64::from(self.block_size / 4)) as u32
+        let blocks = blocks.saturating_sub(self.desc_blocks.into());
+        Ok(blocks.min(u64::from(self.block_size / 4)) as u32)
     }
 
     fn divide_inodes(&mut self) -> Result<(), MakeError> {
@@ -189,8 +285,8 @@ impl Numbers {
     }
 }
 
-/// Whether sparse_super puts a superblock into the group: 0, 1 and the powers of 3, 5 and 7.
-pub fn has_super(group: u32) -> bool {
+/// Whether sparse_super puts a superblock into a group other than the first: 1 and the powers of 3, 5 and 7.
+fn is_sparse(group: u32) -> bool {
     let is_power_of = |base: u32| {
         let mut power = base;
         while power < group {
@@ -201,7 +297,22 @@ pub fn has_super(group: u32) -> bool {
         }
         power == group
     };
-    group <= 1 || [3, 5, 7].into_iter().any(is_power_of)
+    group == 1 || [3, 5, 7].into_iter().any(is_power_of)
+}
+
+fn check_limit(features: Features, blocks: u64) -> Result<(), MakeError> {
+    let wide = incompat::BIT64 | incompat::EXTENTS;
+    let limit = if features.incompat & wide == wide {
+        1 << 48
+    } else {
+        u64::from(u32::MAX)
+    };
+    if blocks > limit {
+        return Err(MakeError::Invalid(format!(
+            "{blocks} blocks are too many, the limit is {limit}"
+        )));
+    }
+    Ok(())
 }
 
 fn wanted_inodes(options: &Options, blocks: u64) -> Result<u32, MakeError> {
@@ -209,7 +320,7 @@ fn wanted_inodes(options: &Options, blocks: u64) -> Result<u32, MakeError> {
     let count = options
         .inodes
         .map_or(bytes / options.bytes_per_inode(), u64::from);
-    if options.inodes.is_some() && count * u64::from(options.inode_size) >= bytes {
+    if options.inodes.is_some() && count * u64::from(options.inode_size()) >= bytes {
         return Err(MakeError::Invalid(format!(
             "{count} inodes do not fit into {bytes} bytes"
         )));
@@ -302,8 +413,8 @@ mod tests {
 
     #[test]
     fn backups_are_in_powers_of_three_five_and_seven() {
-        let groups: Vec<u32> = (0..130).filter(|&group| has_super(group)).collect();
-        assert_eq!(groups, [0, 1, 3, 5, 7, 9, 25, 27, 49, 81, 125]);
-        assert!(!has_super(u32::MAX));
+        let groups: Vec<u32> = (1..130).filter(|&group| is_sparse(group)).collect();
+        assert_eq!(groups, [1, 3, 5, 7, 9, 25, 27, 49, 81, 125]);
+        assert!(!is_sparse(u32::MAX));
     }
 }

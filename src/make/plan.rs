@@ -3,13 +3,14 @@
 //! Source: the kernel's ext4 documentation; the places of journal, resize inode and orphan file are mke2fs's.
 //! Invariants: pure; every block in use is marked in `space` exactly once, so free counts come from it alone.
 
-use super::layout::{GroupPlace, place_groups};
-use super::numbers::{Numbers, has_super};
+use super::layout::{GroupPlace, Layout, place_groups};
+use super::numbers::Numbers;
+use super::quota::{self, Usage};
 use super::space::{Run, Space};
 use super::{MakeError, Options, tree};
 use crate::device::Device;
-use crate::format::features::{compat, incompat};
-use crate::format::time::Timestamp;
+use crate::format::features::{Features, compat, incompat, ro_compat};
+use std::collections::BTreeMap;
 
 /// Blocks that one written extent can map.
 const MAX_EXTENT: u64 = 32768;
@@ -56,6 +57,14 @@ impl FilePlace {
     }
 }
 
+/// A quota file: its inode, where it lies, what it holds.
+#[derive(Clone, Debug)]
+pub struct QuotaFile {
+    pub ino: u32,
+    pub place: FilePlace,
+    pub bytes: Vec<u8>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub numbers: Numbers,
@@ -65,42 +74,95 @@ pub struct Plan {
     /// The double-indirect block of the resize inode.
     pub resize_block: Option<u64>,
     pub journal: Option<FilePlace>,
+    pub mmp_block: Option<u64>,
+    /// Of users, groups, projects.
+    pub quotas: [Option<QuotaFile>; 3],
     pub orphan_file: Option<FilePlace>,
-    pub label: Vec<u8>,
-    pub uuid: [u8; 16],
-    pub hash_seed: [u8; 16],
-    pub time: Timestamp,
+    /// Inode of the orphan file: the first that is free.
+    pub orphan_ino: u32,
+    /// Features that the superblock does not show yet.
+    pub hidden: Features,
+    /// What was asked for, but for the numbers above.
+    pub options: Options,
     space: Space,
+    /// Groups whose bitmap must be written.
+    touched: Vec<bool>,
+    /// Clusters that no file can ever use.
+    overhead: u64,
 }
+
+const FIRST_INO: u32 = 11;
+/// Features of files that a new volume does not have.
+const UNUSED_INCOMPAT: u32 = incompat::MMP
+    | incompat::EA_INODE
+    | incompat::LARGEDIR
+    | incompat::INLINE_DATA
+    | incompat::ENCRYPT
+    | incompat::CASEFOLD;
 
 impl Plan {
     pub fn new(options: &Options) -> Result<Self, MakeError> {
-        let numbers = Numbers::new(options)?;
+        let mut options = options.clone();
+        if options.revision == 0 {
+            options.features.clear_for_revision_0()?;
+        }
+        let numbers = Numbers::new(&options)?;
         let mut space = Space::default();
-        let groups = place_groups(&numbers, &mut space)?;
+        let Layout { places, touched } = place_groups(&numbers, &mut space)?;
+        let space = space.rounded(1 << numbers.cluster_bits, numbers.blocks_count);
+        let used = space.used_in(Run {
+            start: 0,
+            len: numbers.blocks_count,
+        });
+        let journal = u64::from(numbers.journal_blocks);
+        let overhead =
+            u64::from(numbers.first_data_block) + ((used + journal) >> numbers.cluster_bits);
         let mut plan = Self {
             numbers,
-            groups,
+            groups: places,
             root: FilePlace::default(),
             lost_found: FilePlace::default(),
             resize_block: None,
             journal: None,
+            mmp_block: None,
+            quotas: [None, None, None],
             orphan_file: None,
-            label: options.label.clone(),
-            uuid: options.uuid,
-            hash_seed: options.hash_seed,
-            time: options.time,
+            orphan_ino: FIRST_INO + 1,
+            hidden: Features::default(),
+            options,
             space,
+            touched,
+            overhead,
         };
         plan.place_files()?;
         Ok(plan)
     }
 
+    /// Hides the features that nobody uses before the first mount, so that what cannot write them all can fill the
+    /// volume first: without the journal nothing is written twice.
+    pub fn hide_features(&mut self) -> Result<(), MakeError> {
+        let features = self.numbers.features;
+        for (bit, name) in [
+            (ro_compat::QUOTA, "quota"),
+            (ro_compat::BIGALLOC, "bigalloc"),
+        ] {
+            if features.has_ro_compat(bit) {
+                return Err(MakeError::Unsupported(format!("-d with feature {name}")));
+            }
+        }
+        self.hidden = Features {
+            compat: features.compat & (compat::HAS_JOURNAL | compat::ORPHAN_FILE),
+            incompat: features.incompat & UNUSED_INCOMPAT,
+            ro_compat: features.ro_compat & (ro_compat::PROJECT | ro_compat::VERITY),
+        };
+        Ok(())
+    }
+
     /// The blocks of the superblock's backups.
     pub fn backup_superblocks(&self) -> impl Iterator<Item = u64> + '_ {
         (1..self.numbers.group_count)
-            .filter(|&group| has_super(group))
-            .map(|group| self.numbers.group_first_block(group))
+            .filter(|&group| self.numbers.has_super(group))
+            .map(|group| self.numbers.super_block(group))
     }
 
     /// Bytes that the file system takes.
@@ -145,7 +207,7 @@ impl Plan {
 
     /// Inodes in use, all of them in the first group.
     pub fn used_inodes(&self) -> u32 {
-        if self.orphan_file.is_some() { 12 } else { 11 }
+        self.orphan_ino - u32::from(self.orphan_file.is_none())
     }
 
     pub fn free_inodes(&self) -> u32 {
@@ -159,32 +221,18 @@ impl Plan {
 
     /// Whether the group's block bitmap follows from the layout, so that it need not be written.
     pub fn block_bitmap_implied(&self, group: u32) -> bool {
-        let run = self.group_run(group);
-        let Some(place) = self.groups.get(group as usize) else {
-            return false;
-        };
-        let own = [
-            (place.block_bitmap, 1),
-            (place.inode_bitmap, 1),
-            (place.inode_table, self.numbers.itable_blocks),
-        ];
-        let own_blocks: u64 = own
-            .into_iter()
-            .filter(|(start, _)| (run.start..run.end()).contains(start))
-            .map(|(_, len)| u64::from(len))
-            .sum();
-        group + 1 != self.numbers.group_count
-            && self.space.used_in(run) == self.numbers.base_meta_blocks(group) + own_blocks
+        let touched = self.touched.get(group as usize);
+        group + 1 != self.numbers.group_count && touched == Some(&false)
     }
 
-    /// Blocks that no file can ever use (`s_overhead_clusters`).
+    /// Clusters that no file can ever use (`s_overhead_clusters`).
     pub fn overhead(&self) -> u64 {
-        let numbers = &self.numbers;
-        let base: u64 = (0..numbers.group_count)
-            .map(|group| numbers.base_meta_blocks(group))
-            .sum();
-        let tables = u64::from(numbers.group_count) * (2 + u64::from(numbers.itable_blocks));
-        u64::from(numbers.first_data_block) + base + tables + u64::from(numbers.journal_blocks)
+        self.overhead
+    }
+
+    /// Blocks in a cluster.
+    pub fn cluster_blocks(&self) -> u64 {
+        1 << self.numbers.cluster_bits
     }
 
     fn group_run(&self, group: u32) -> Run {
@@ -209,17 +257,77 @@ impl Plan {
                 .map(|run| run.start);
         }
         if self.numbers.journal_blocks > 0 {
-            let goal = self.numbers.group_first_block(self.journal_group());
+            let goal = match self.options.journal_location {
+                Some(block) if block >= self.numbers.blocks_count => {
+                    return Err(MakeError::Invalid(format!(
+                        "journal location {block}: the volume has {} blocks",
+                        self.numbers.blocks_count
+                    )));
+                }
+                Some(block) => block.max(first),
+                None => self.numbers.group_first_block(self.journal_group()),
+            };
             self.journal = Some(self.allocate(goal, self.numbers.journal_blocks.into())?);
         }
+        if self.numbers.features.has_incompat(incompat::MMP) {
+            self.mmp_block = self.allocate(first, 1)?.runs.first().map(|run| run.start);
+        }
+        self.place_quotas()?;
         if self.numbers.orphan_blocks > 0 {
             self.orphan_file = Some(self.allocate(first, self.numbers.orphan_blocks.into())?);
         }
         Ok(())
     }
 
+    fn place_quotas(&mut self) -> Result<(), MakeError> {
+        let features = self.numbers.features;
+        if !features.has_ro_compat(ro_compat::QUOTA) {
+            return Ok(());
+        }
+        let [users, groups, projects] = self.options.quotas;
+        let projects = projects || features.has_ro_compat(ro_compat::PROJECT);
+        let (uid, gid) = self.options.root_owner;
+        let wanted = [
+            (users, 3, uid),
+            (groups, 4, gid),
+            (projects, FIRST_INO + 1, 0),
+        ];
+        for (kind, (wanted, ino, root_owner)) in wanted.into_iter().enumerate() {
+            if !wanted {
+                continue;
+            }
+            let bytes = quota::file(kind, &self.usage(root_owner));
+            let blocks = bytes.len().div_ceil(self.numbers.block_size as usize);
+            let first = self.numbers.first_data_block.into();
+            let place = self.allocate(first, blocks as u64)?;
+            self.quotas[kind] = Some(QuotaFile { ino, place, bytes });
+            self.orphan_ino = self.orphan_ino.max(ino + 1);
+        }
+        Ok(())
+    }
+
+    /// What is there belongs to the root user, but for the root directory.
+    fn usage(&self, root_owner: u32) -> BTreeMap<u32, Usage> {
+        let mut usage = BTreeMap::<u32, Usage>::new();
+        for (owner, place) in [(root_owner, &self.root), (0, &self.lost_found)] {
+            let used = usage.entry(owner).or_default();
+            used.inodes += 1;
+            used.bytes += self.blocks_of(place) * u64::from(self.numbers.block_size);
+        }
+        usage
+    }
+
+    /// The blocks that a file takes: whole clusters, and its map.
+    pub fn blocks_of(&self, place: &FilePlace) -> u64 {
+        let cluster = self.cluster_blocks();
+        place.blocks().next_multiple_of(cluster) + place.map_blocks.len() as u64 * cluster
+    }
+
     fn lost_found_blocks(&self) -> u32 {
-        (LOST_FOUND_BYTES / self.numbers.block_size).clamp(2, DIRECT_BLOCKS)
+        let blocks = (LOST_FOUND_BYTES / self.numbers.block_size).clamp(2, DIRECT_BLOCKS);
+        // It began inside its inode: the first step was to leave it.
+        let inline = self.numbers.features.has_incompat(incompat::INLINE_DATA);
+        blocks - u32::from(inline)
     }
 
     /// The emptiest group around the middle of the volume.
@@ -229,19 +337,16 @@ impl Plan {
         let half = (numbers.blocks_count - u64::from(numbers.first_data_block)) / 2;
         let middle = (half.saturating_sub(numbers.first_data_block.into())
             / u64::from(numbers.blocks_per_group)) as u32;
-        let start = if numbers.log_groups_per_flex > 0 && middle > flex_size {
+        let (start, around) = if numbers.log_groups_per_flex > 0 && middle > flex_size {
             let aligned = middle & !(flex_size - 1);
-            (aligned..numbers.group_count)
+            let first = (aligned..numbers.group_count)
                 .find(|&group| self.group_free_blocks(group) > 0)
-                .unwrap_or(0)
+                .unwrap_or(0);
+            (first, first)
         } else {
-            middle.saturating_sub(1)
+            (middle.saturating_sub(1), middle)
         };
-        let end = if middle + 1 < numbers.group_count {
-            middle + 1
-        } else {
-            middle
-        };
+        let end = (around + 1).min(numbers.group_count - 1);
         // Of equals, the first.
         (start..=end)
             .rev()
@@ -251,31 +356,57 @@ impl Plan {
 
     /// Takes free blocks from `goal` on for a file, and what it needs to map them.
     fn allocate(&mut self, goal: u64, blocks: u64) -> Result<FilePlace, MakeError> {
-        let runs = self.take(goal, blocks)?;
         if !self.numbers.features.has_incompat(incompat::EXTENTS) {
-            let pointers = u64::from(self.numbers.block_size / 4);
-            let after = runs.last().map_or(goal, |run| run.end());
-            let indirect = self.take(after, tree::indirect_blocks(blocks, pointers))?;
-            return Ok(FilePlace {
-                runs,
-                kind: MapKind::Pointers,
-                map_blocks: indirect.into_iter().flat_map(Run::blocks).collect(),
-            });
+            return self.allocate_with_pointers(blocks);
         }
-        let map_blocks = match runs.len() {
-            0..=ROOT_EXTENTS => Vec::new(),
-            count => vec![self.leaf_block(goal, count)?],
-        };
+        let mut leaf = Some(Vec::new());
+        let runs = self.take(goal, blocks, &mut leaf)?;
+        let fits = (self.numbers.block_size as usize - 16) / 12;
+        if runs.len() > fits {
+            return Err(MakeError::TooSmall(self.len()));
+        }
         Ok(FilePlace {
             runs,
             kind: MapKind::Extents,
-            map_blocks,
+            map_blocks: leaf.unwrap_or_default(),
         })
     }
 
-    /// Takes free blocks from `goal` on, then from the start of the volume.
-    fn take(&mut self, goal: u64, blocks: u64) -> Result<Vec<Run>, MakeError> {
-        let mut runs = Vec::new();
+    /// From the volume's start, the blocks of pointers each before what they point to.
+    fn allocate_with_pointers(&mut self, blocks: u64) -> Result<FilePlace, MakeError> {
+        let pointers = u64::from(self.numbers.block_size / 4);
+        let all = blocks + tree::indirect_blocks(blocks, pointers);
+        let taken = self.take(self.numbers.first_data_block.into(), all, &mut None)?;
+        let mut place = FilePlace {
+            kind: MapKind::Pointers,
+            ..FilePlace::default()
+        };
+        let mut free = taken.into_iter().flat_map(Run::blocks);
+        for index in 0..blocks {
+            let before = tree::indirect_before(index, pointers);
+            place.map_blocks.extend(free.by_ref().take(before));
+            let block = free.next().unwrap_or(0);
+            match place.runs.last_mut() {
+                Some(run) if run.end() == block => run.len += 1,
+                _ => place.runs.push(Run {
+                    start: block,
+                    len: 1,
+                }),
+            }
+        }
+        Ok(place)
+    }
+
+    /// Takes free blocks from `goal` on, then from the start of the volume. Once the inode has no room for another
+    /// extent, a `leaf` is taken for them.
+    fn take(
+        &mut self,
+        goal: u64,
+        blocks: u64,
+        leaf: &mut Option<Vec<u64>>,
+    ) -> Result<Vec<Run>, MakeError> {
+        let cluster = self.cluster_blocks();
+        let mut runs = Vec::<Run>::new();
         let mut left = blocks;
         let mut at = goal;
         let mut wrapped = false;
@@ -288,35 +419,51 @@ impl Plan {
                 at = self.numbers.first_data_block.into();
                 continue;
             };
+            let most = left.next_multiple_of(cluster).min(MAX_EXTENT.max(cluster));
             let run = Run {
                 start: free.start,
-                len: free.len.min(left).min(MAX_EXTENT),
+                len: free.len.min(most),
             };
-            self.space.mark(run);
-            left -= run.len;
+            self.take_run(run);
             at = run.end();
-            runs.push(run);
+            let data = run.len.min(left);
+            left -= data;
+            for offset in (0..data).step_by(MAX_EXTENT as usize) {
+                let len = (data - offset).min(MAX_EXTENT);
+                let start = run.start + offset;
+                runs.push(Run { start, len });
+            }
+            if let Some(leaf) = leaf
+                && leaf.is_empty()
+                && runs.len() > ROOT_EXTENTS
+            {
+                leaf.push(self.leaf_block(runs[0].start - 1)?);
+            }
         }
         Ok(runs)
     }
 
     /// A block for extents that the inode cannot hold, close to the file.
-    fn leaf_block(&mut self, goal: u64, extents: usize) -> Result<u64, MakeError> {
-        let fits = (self.numbers.block_size as usize - 16) / 12;
+    fn leaf_block(&mut self, goal: u64) -> Result<u64, MakeError> {
+        let cluster = self.cluster_blocks();
         let end = self.numbers.blocks_count;
+        let first = self.numbers.first_data_block.into();
         let block = self
             .space
-            .first_fit(goal.saturating_sub(1), 1, end)
-            .or_else(|| {
-                self.space
-                    .first_fit(self.numbers.first_data_block.into(), 1, end)
-            })
-            .filter(|_| extents <= fits)
+            .first_fit(goal / cluster * cluster, cluster, end)
+            .or_else(|| self.space.first_fit(first, cluster, end))
             .ok_or(MakeError::TooSmall(self.len()))?;
-        self.space.mark(Run {
+        self.take_run(Run {
             start: block,
-            len: 1,
+            len: cluster,
         });
         Ok(block)
+    }
+
+    fn take_run(&mut self, run: Run) {
+        self.space.mark(run);
+        for group in self.numbers.group_of(run.start)..=self.numbers.group_of(run.end() - 1) {
+            self.touched[group as usize] = true;
+        }
     }
 }

@@ -5,7 +5,6 @@
 //! the blocks at the same place in the backup groups.
 
 use super::Plan;
-use super::numbers::has_super;
 use crate::format::raw::put_le32;
 
 /// Pointers in the inode and in its single-indirect block come first.
@@ -27,7 +26,7 @@ pub fn map_blocks(plan: &Plan) -> Vec<MapBlock> {
     let numbers = &plan.numbers;
     let size = numbers.block_size as usize;
     let pointers = numbers.block_size / 4;
-    let first_reserved = u64::from(numbers.first_data_block) + 1 + u64::from(numbers.desc_blocks);
+    let first_reserved = numbers.super_block(0) + 1 + u64::from(numbers.desc_blocks);
     let backups: Vec<u32> = backup_groups(plan).collect();
     let mut out = vec![MapBlock {
         block: double,
@@ -59,9 +58,10 @@ pub fn size(plan: &Plan) -> u64 {
 /// Blocks that the inode owns.
 pub fn blocks(plan: &Plan) -> u64 {
     let copies = 1 + backup_groups(plan).count() as u64;
-    1 + u64::from(plan.numbers.reserved_gdt_blocks) * copies
+    (1 + u64::from(plan.numbers.reserved_gdt_blocks) * copies) * plan.cluster_blocks()
 }
 
 fn backup_groups(plan: &Plan) -> impl Iterator<Item = u32> + use<> {
-    (1..plan.numbers.group_count).filter(|&group| has_super(group))
+    let numbers = plan.numbers.clone();
+    (1..numbers.group_count).filter(move |&group| numbers.has_super(group))
 }

@@ -45,6 +45,27 @@ impl Space {
         self.used.insert(start, end);
     }
 
+    /// The same with every run widened to whole clusters of `cluster` blocks.
+    pub fn rounded(self, cluster: u64, end: u64) -> Self {
+        if cluster == 1 {
+            return self;
+        }
+        let mut out = Self::default();
+        for (&start, &stop) in &self.used {
+            let mut start = start / cluster * cluster;
+            let stop = stop.next_multiple_of(cluster).min(end);
+            start = out
+                .used
+                .last_key_value()
+                .map_or(start, |(_, &before)| start.max(before));
+            if start < stop {
+                let len = stop - start;
+                out.mark(Run { start, len });
+            }
+        }
+        out
+    }
+
     /// How many blocks of `run` are in use.
     pub fn used_in(&self, run: Run) -> u64 {
         self.overlaps(run).map(|used| used.len).sum()

@@ -60,6 +60,28 @@ pub fn indirect_blocks(data: u64, pointers: u64) -> u64 {
     count
 }
 
+/// How many indirect blocks come before data block `index`, when blocks are taken in the order of use.
+pub fn indirect_before(index: u64, pointers: u64) -> usize {
+    let Some(mut at) = index.checked_sub(DIRECT) else {
+        return 0;
+    };
+    let mut reach = pointers;
+    for levels in 1..=3 {
+        if at < reach {
+            let mut below = reach;
+            let mut count = 0;
+            for _ in 0..levels {
+                count += usize::from(at % below == 0);
+                below /= pointers;
+            }
+            return count;
+        }
+        at -= reach;
+        reach *= pointers;
+    }
+    0
+}
+
 fn extent_root(place: &FilePlace) -> [u8; 60] {
     let mut out = [0u8; 60];
     let max = (60 - HEADER) / ENTRY;
@@ -156,5 +178,9 @@ mod tests {
             assert_eq!(nodes(&place, 1024).len() as u64, count, "{data}");
         }
         assert_eq!(indirect_blocks(12 + 256 + 1, 256), 3);
+        for data in [12, 13, 268, 269, 525, 65804, 65805, 70000] {
+            let before: usize = (0..data).map(|index| indirect_before(index, 256)).sum();
+            assert_eq!(before as u64, indirect_blocks(data, 256), "{data}");
+        }
     }
 }

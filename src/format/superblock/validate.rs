@@ -100,8 +100,10 @@ impl Superblock {
         let block_bits = log.saturating_add(10);
         let block_size = 1_u32 << block_bits.min(16);
         let first = self.s_first_data_block();
+        // Clusters of bigalloc begin with the boot block.
+        let bigalloc = self.features().has_ro_compat(ro_compat::BIGALLOC);
         ensure(
-            first == u32::from(block_size == 1024),
+            first == u32::from(block_size == 1024 && !bigalloc),
             "s_first_data_block",
             first,
         )?;
