@@ -2,11 +2,6 @@
 //!
 //! Source: the design's section on the journal.
 
-#[path = "cuts/disk.rs"]
-#[allow(dead_code)]
-mod disk;
-
-use disk::{Disk, Ticks};
 use std::io::IoSlice;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -14,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use uext4::device::Device;
 use uext4::device::record::{Event, Record};
+use uext4::device::sim::{Disk, Image, Ticks};
 use uext4::error::Result;
 use uext4::fs::{Caller, Fs, NewNode, Options, WriteMode};
 use uext4::ids::InodeNumber;
@@ -36,7 +32,7 @@ struct Watched {
 
 impl Watched {
     fn new(options: &[&str]) -> Arc<Self> {
-        let disk = Disk::new(image(options));
+        let disk = Disk::new(Image::new(&image(options)));
         Arc::new(Self {
             disk,
             syncs: AtomicU32::new(0),
@@ -212,12 +208,12 @@ fn changes_wait_while_the_file_system_is_marked_clean() {
 /// Without a journal a crash leaves blocks of two times: the image must not say that it is clean.
 #[test]
 fn without_a_journal_the_mark_of_use_is_durable_before_anything_goes_home() {
-    let record = Arc::new(Record::new(Disk::new(image(&[
+    let record = Arc::new(Record::new(Disk::new(Image::new(&image(&[
         "-b",
         "1024",
         "-O",
         "^has_journal",
-    ]))));
+    ])))));
     let fs = mount(Arc::clone(&record) as Arc<_>);
     let ino = create(&fs, b"a");
     fs.write(ino, 0, b"data", WriteMode::default())

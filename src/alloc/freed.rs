@@ -8,13 +8,13 @@ use super::groups::Groups;
 use super::owner::{Freed, Wait};
 use crate::ids::{GroupIndex, Tid};
 use crate::journal::handle::CommitListener;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 /// Which groups each uncommitted transaction has freed blocks in.
 #[derive(Default)]
 pub(super) struct Pending {
-    lists: Vec<(Tid, HashSet<GroupIndex>)>,
+    lists: Vec<(Tid, BTreeSet<GroupIndex>)>,
     /// Groups in which committed ones wait for their discard.
     to_discard: BTreeSet<GroupIndex>,
 }
@@ -25,7 +25,7 @@ impl Pending {
             Some((_, groups)) => {
                 groups.insert(group);
             }
-            None => self.lists.push((tid, HashSet::from([group]))),
+            None => self.lists.push((tid, BTreeSet::from([group]))),
         }
     }
 
@@ -43,12 +43,12 @@ impl Pending {
     }
 
     /// Takes out the groups of all transactions up to `tid`.
-    fn take(&mut self, tid: Tid) -> HashSet<GroupIndex> {
-        let mut taken = HashSet::new();
+    fn take(&mut self, tid: Tid) -> BTreeSet<GroupIndex> {
+        let mut taken = BTreeSet::new();
         self.lists.retain_mut(|(found, groups)| {
             let committed = tid.is_at_or_after(*found);
             if committed {
-                taken.extend(groups.drain());
+                taken.extend(std::mem::take(groups));
             }
             !committed
         });
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(pending.take(Tid::new(0)).len(), 0);
         assert_eq!(
             pending.take(Tid::new(1)),
-            HashSet::from([GroupIndex::new(2)])
+            BTreeSet::from([GroupIndex::new(2)])
         );
         assert!(pending.is_empty());
     }

@@ -12,7 +12,7 @@ use crate::inode::NodeRef;
 use crate::journal::Handle;
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::xattr::Xattrs;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub(crate) struct Reaper {
@@ -25,7 +25,7 @@ pub(crate) struct Reaper {
 #[derive(Default)]
 struct State {
     /// Without a name, on the orphan list, perhaps still in use.
-    nameless: HashSet<InodeNumber>,
+    nameless: BTreeSet<InodeNumber>,
     /// Those that nobody uses any more.
     queue: VecDeque<InodeNumber>,
     /// One is being freed.

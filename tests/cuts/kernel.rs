@@ -1,6 +1,7 @@
 //! The kernel's own ext4 mounts a cut image, replays its journal and shows what it finds.
 
 use crate::model::{Kind, Node, ROOT, Tree};
+use crate::op::FILLER;
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io::Result;
@@ -78,7 +79,9 @@ fn node(path: &Path, metadata: &Metadata, contents: &mut BTreeMap<u32, Vec<u8>>)
     } else if metadata.is_symlink() {
         Kind::Symlink(std::fs::read_link(path)?.as_os_str().as_bytes().to_vec())
     } else {
-        contents.insert(metadata.ino() as u32, std::fs::read(path)?);
+        if path.file_name().is_none_or(|name| name != FILLER) {
+            contents.insert(metadata.ino() as u32, std::fs::read(path)?);
+        }
         Kind::File
     };
     let mut xattrs = BTreeMap::new();
@@ -95,6 +98,9 @@ fn node(path: &Path, metadata: &Metadata, contents: &mut BTreeMap<u32, Vec<u8>>)
     Ok(Node {
         kind,
         nlink: metadata.nlink() as u32,
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
         xattrs,
     })
 }

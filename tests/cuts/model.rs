@@ -19,6 +19,10 @@ pub enum Kind {
 pub struct Node {
     pub kind: Kind,
     pub nlink: u32,
+    /// Permissions.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -41,15 +45,15 @@ impl History {
         self.versions.last().map_or(&[], |(_, bytes)| bytes)
     }
 
-    /// What it may hold when the power is cut in operation `cut`.
-    fn allowed(&self, cut: usize) -> Vec<&[u8]> {
-        let synced = self
-            .synced
-            .iter()
-            .rev()
-            .find(|&&at| at < cut)
-            .copied()
-            .unwrap_or(0);
+    /// The last operation before `cut` that made all of it durable, 0 if there is none.
+    fn synced_before(&self, cut: usize) -> usize {
+        let mut synced = self.synced.iter().rev();
+        synced.find(|&&at| at < cut).copied().unwrap_or(0)
+    }
+
+    /// What it may hold when the power is cut in operation `cut`, and operation `flushed` is known to have got down.
+    fn allowed(&self, cut: usize, flushed: usize) -> Vec<&[u8]> {
+        let synced = self.synced_before(cut).max(flushed);
         let first = self
             .versions
             .iter()
@@ -66,8 +70,8 @@ impl History {
             .collect()
     }
 
-    fn check(&self, cut: usize, found: &[u8]) -> Result<(), String> {
-        let allowed = self.allowed(cut);
+    fn check(&self, cut: usize, flushed: usize, found: &[u8]) -> Result<(), String> {
+        let allowed = self.allowed(cut, flushed);
         if allowed.last().is_some_and(|last| *last == found) {
             return Ok(());
         }
@@ -76,20 +80,30 @@ impl History {
         if found.len() < least || found.len() > most {
             return Err(format!("size {} is not in {least}..={most}", found.len()));
         }
-        for (at, byte) in found.iter().enumerate() {
-            if !allowed
-                .iter()
-                .any(|version| version.get(at).copied().unwrap_or(0) == *byte)
-            {
-                let had: Vec<_> = allowed.iter().map(|v| v.get(at).copied()).collect();
+        for (index, sector) in found.chunks(SECTOR).enumerate() {
+            let at = index * SECTOR;
+            if !allowed.iter().any(|version| holds(version, at, sector)) {
+                let all: Vec<_> = allowed.iter().map(|v| v.get(at).copied()).collect();
                 return Err(format!(
-                    "byte {byte} at {at} of {}, not of {had:?}",
-                    found.len()
+                    "the sector at {at} of {} (it begins with {}) is of none of {} versions: {all:?}",
+                    found.len(),
+                    sector[0],
+                    allowed.len()
                 ));
             }
         }
         Ok(())
     }
+}
+
+/// What a disk writes whole.
+const SECTOR: usize = 512;
+
+/// Whether a version of a file has these bytes there; zeros follow its end.
+fn holds(version: &[u8], at: usize, bytes: &[u8]) -> bool {
+    let rest = version.get(at..).unwrap_or(&[]);
+    let common = rest.len().min(bytes.len());
+    rest[..common] == bytes[..common] && bytes[common..].iter().all(|&byte| byte == 0)
 }
 
 /// The tree, and the operation that made each file in it.
@@ -109,6 +123,8 @@ pub struct Model {
     touches: Vec<(usize, u32)>,
     /// Once the first is over, the tree is not older than after the second.
     synced: Vec<(usize, usize)>,
+    /// Renames that replaced a file: the data of the new one is down before its name is.
+    replaced: Vec<(usize, u32, usize)>,
 }
 
 impl Model {
@@ -122,6 +138,7 @@ impl Model {
             touched: BTreeMap::new(),
             touches: Vec::new(),
             synced: Vec::new(),
+            replaced: Vec::new(),
         }
     }
 
@@ -159,11 +176,19 @@ impl Model {
             self.parent(dir, 1);
         }
         let nlink = if is_dir { 2 } else { 1 };
+        let mode = match kind {
+            Kind::File => 0o644,
+            Kind::Directory => 0o755,
+            Kind::Symlink(_) => 0o777,
+        };
         self.tree.nodes.insert(
             ino,
             Node {
                 kind,
                 nlink,
+                mode,
+                uid: 0,
+                gid: 0,
                 xattrs: BTreeMap::new(),
             },
         );
@@ -229,6 +254,15 @@ impl Model {
         self.tree.nodes.get_mut(&ino).expect("a node")
     }
 
+    /// Of a file; 0 for anything else.
+    pub fn size(&self, ino: u32) -> u64 {
+        let history = self
+            .births
+            .get(&ino)
+            .map(|birth| &self.histories[&(ino, *birth)]);
+        history.map_or(0, |history| history.latest().len() as u64)
+    }
+
     pub fn content(&self, ino: u32) -> Vec<u8> {
         self.history(ino).latest().to_vec()
     }
@@ -244,8 +278,15 @@ impl Model {
             .push((now, bytes));
     }
 
-    /// The operation under way makes the inode durable.
-    pub fn sync(&mut self, ino: u32) {
+    /// The operation under way puts this file in the place of another.
+    pub fn flush_before_replace(&mut self, ino: u32) {
+        if let Some(birth) = self.births.get(&ino) {
+            self.replaced.push((self.now(), ino, *birth));
+        }
+    }
+
+    /// The operation under way makes the file's content durable.
+    pub fn sync_data(&mut self, ino: u32) {
         let now = self.now();
         if let Some(birth) = self.births.get(&ino) {
             self.histories
@@ -254,6 +295,12 @@ impl Model {
                 .synced
                 .push(now);
         }
+    }
+
+    /// The operation under way makes the inode durable.
+    pub fn sync(&mut self, ino: u32) {
+        self.sync_data(ino);
+        let now = self.now();
         let touched = self.touched.get(&ino).copied().unwrap_or(0);
         self.synced.push((now, touched));
     }
@@ -276,13 +323,7 @@ impl Model {
         let mut files = 0;
         for (ino, birth) in self.states[cut.min(self.states.len() - 1)].1.iter() {
             let history = &self.histories[&(*ino, *birth)];
-            let synced = history
-                .synced
-                .iter()
-                .rev()
-                .find(|&&at| at < cut)
-                .copied()
-                .unwrap_or(0);
+            let synced = history.synced_before(cut);
             let untouched = self
                 .touches
                 .iter()
@@ -292,7 +333,7 @@ impl Model {
                 .nodes
                 .get(ino)
                 .is_some_and(|node| node.kind == Kind::File);
-            let allowed = history.allowed(cut);
+            let allowed = history.allowed(cut, 0);
             if synced < *birth || !untouched || !is_file || allowed.len() != 1 {
                 continue;
             }
@@ -344,14 +385,22 @@ impl Model {
                 difference(near, tree)
             ));
         };
-        // Equal trees of several operations: a number may have been another file's.
+        // Equal trees of several operations: a number may have been another file's, and only the oldest is sure.
         let births = &self.states[at].1;
+        let sure = (oldest..=at)
+            .find(|&at| *self.states[at].0 == *tree)
+            .unwrap_or(at);
         for (ino, found) in contents {
             let Some(birth) = births.get(ino) else {
                 continue;
             };
+            let replaced = self.replaced.iter().rev();
+            let flushed = replaced
+                .filter(|(at, which, born)| *at <= sure && (which, born) == (ino, birth))
+                .map(|(at, _, _)| *at)
+                .next();
             self.histories[&(*ino, *birth)]
-                .check(cut, found)
+                .check(cut, flushed.unwrap_or(0), found)
                 .map_err(|error| format!("inode {ino}, made by operation {birth}: {error}"))?;
         }
         Ok(())
@@ -386,11 +435,13 @@ fn difference(wanted: &Tree, found: &Tree) -> String {
         {
             let (links, attributes) = (is.nlink, is.xattrs.len());
             all.push(format!(
-                "{ino} {:?} with {} links, {} xattrs is {:?} with {links}, {attributes}",
+                "{ino} {:?} with {} links, {} xattrs, mode {:o} is {:?} with {links}, {attributes}, {:o}",
                 node.kind,
                 node.nlink,
                 node.xattrs.len(),
-                is.kind
+                node.mode,
+                is.kind,
+                is.mode
             ));
         }
     }

@@ -1,6 +1,7 @@
 //! Set-up, tests, house rules and installation of uext4: `cargo xtask --help`.
 
 mod bench;
+mod crash;
 mod install;
 mod killtest;
 mod rules;
@@ -35,6 +36,8 @@ enum Task {
     NullServer { directory: PathBuf },
     /// Kill the daemon under load, again and again, and look for what was fsynced.
     Killtest(killtest::Options),
+    /// Cut the power at every write of seeded runs, and look for what was synced.
+    Crash(crash::Options),
     /// Check layers, unsafe, file headers and sizes.
     Tidy,
     /// What a merge needs: tidy, clippy, test.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&root(), &options),
         Task::NullServer { directory } => bench::null_server(&directory),
         Task::Killtest(options) => killtest::run(&root(), &options),
+        Task::Crash(options) => crash::run(&root(), &options),
         Task::Tidy => tidy::run(&root()),
         Task::Ci => test::ci(&root()),
         Task::Install(options) => install::run(&root(), &options),

@@ -1,6 +1,6 @@
 //! `cargo xtask test` and `ci`: the workspace's tests, then the external suites through a mount.
 
-use crate::{setup, tidy};
+use crate::{crash, setup, tidy};
 use clap::Args;
 use std::path::Path;
 use xshell::{Shell, cmd};
@@ -57,6 +57,9 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
         && cmd!(shell, "cargo xtask bench --quick").run().is_err()
     {
         failed.push("bench --quick");
+    }
+    if !options.quick && options.on.is_none() && crash::short(root).is_err() {
+        failed.push("crash");
     }
     if failed.is_empty() {
         Ok(())

@@ -145,6 +145,30 @@ fn commit_blocks_come_back() {
     }
 }
 
+/// A block may be more than the disk writes whole; what follows the fields is what the log held there before.
+#[test]
+fn a_commit_block_counts_once_its_fields_are_down() {
+    for layout in layouts() {
+        let mut block = vec![0; layout.block_size];
+        let commit = Commit {
+            tid: Tid::new(7),
+            time: Timestamp {
+                seconds: 1_750_000_000,
+                nanoseconds: 5,
+            },
+            crc: None,
+        };
+        commit.write_to(&mut block, &layout);
+        block[512..].fill(0x5a);
+        Commit::verify(&block, &layout).unwrap();
+        block[55] ^= 1;
+        assert_eq!(
+            Commit::verify(&block, &layout).is_err(),
+            layout.has_block_checksums()
+        );
+    }
+}
+
 #[test]
 fn the_crc_of_v1_continues() {
     let mut whole = TransactionCrc::default();

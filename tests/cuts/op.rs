@@ -1,0 +1,586 @@
+//! The operations of a run, as a file of them says it, and how they are done and noted in the model. One whose names do not
+//! exist (any more) is passed over, so that a sequence stays one when some of it is taken away.
+
+use crate::form::{Setup, WHO, mount};
+use crate::model::{Kind, Model, ROOT};
+use crate::tree::dump;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use uext4::device::Device;
+use uext4::device::record::{Event, Record};
+use uext4::device::sim::{Rng, Ticks};
+use uext4::error::{Error, Posix, Result};
+use uext4::file::Fallocate;
+use uext4::fs::{Fs, NewNode, RenameMode, SetAttr, WriteMode};
+use uext4::ids::InodeNumber;
+use uext4::xattr::SetMode;
+
+/// A file in the root that takes up space; nobody looks into it.
+pub const FILLER: &str = "filler";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Allocate,
+    Zero,
+    Punch,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    Create(String),
+    Mkdir(String),
+    Symlink {
+        path: String,
+        length: usize,
+    },
+    Write {
+        path: String,
+        offset: u64,
+        length: u64,
+        seed: u64,
+    },
+    /// Every other block of a file, from the first on.
+    Scatter {
+        path: String,
+        count: u64,
+        seed: u64,
+    },
+    Truncate {
+        path: String,
+        size: u64,
+    },
+    Rename {
+        from: String,
+        to: String,
+        exchange: bool,
+    },
+    Link {
+        path: String,
+        to: String,
+    },
+    Unlink(String),
+    Rmdir(String),
+    Fallocate {
+        path: String,
+        mode: Mode,
+        from: u64,
+        length: u64,
+        keep_size: bool,
+    },
+    SetXattr {
+        path: String,
+        key: u8,
+        length: usize,
+        byte: u8,
+    },
+    RemoveXattr {
+        path: String,
+        key: u8,
+    },
+    SetAttr {
+        path: String,
+        mode: u16,
+        uid: u32,
+        gid: u32,
+    },
+    Fsync(String),
+    Fdatasync(String),
+    Sync,
+    /// Time goes by, and a round of the committer.
+    Step {
+        millis: u64,
+    },
+    /// Everything home and the file system marked clean.
+    Clean,
+    /// The last users of this many nameless inodes go.
+    Forget {
+        count: usize,
+    },
+    Remount,
+    /// Links of a file, until the directory splits.
+    ManyNames {
+        dir: String,
+        path: String,
+        count: usize,
+    },
+    /// Takes all names of files away but these many.
+    FewNames {
+        dir: String,
+        left: usize,
+    },
+}
+
+pub struct Run {
+    pub fs: Arc<Fs>,
+    pub record: Arc<Record>,
+    pub clock: Arc<Ticks>,
+    pub model: Model,
+    /// What reached the disk, with the operation that sent it.
+    pub events: Vec<(usize, Event)>,
+    pub block: u64,
+    /// Inodes without a name that nobody has forgotten yet.
+    nameless: Vec<u32>,
+    names: u64,
+}
+
+pub fn ino(raw: u32) -> InodeNumber {
+    InodeNumber::new(raw)
+}
+
+/// Whether there was space for it.
+fn had_space(result: Result<()>) -> Result<bool> {
+    match result {
+        Err(Error::Posix(Posix::NoSpc)) => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
+fn file_name(path: &str) -> &[u8] {
+    path.rsplit('/').next().unwrap_or(path).as_bytes()
+}
+
+impl Run {
+    /// Mounts and prepares; what is done until then is not recorded.
+    pub fn begin(device: Arc<dyn Device>, setup: &Setup) -> Result<Self> {
+        let record = Arc::new(Record::new(device));
+        let (fs, clock) = mount(Arc::clone(&record) as Arc<_>)?;
+        assert!(!fs.is_read_only(), "{:?}", fs.notices());
+        setup.prepare(&fs)?;
+        record.take();
+        let (tree, _, _) = dump(&fs)?;
+        Ok(Self {
+            fs,
+            record,
+            clock,
+            model: Model::new(tree),
+            events: Vec::new(),
+            block: setup.form().block as u64,
+            nameless: Vec::new(),
+            names: 0,
+        })
+    }
+
+    /// Does `work` as the next operation of the model. What it fails with ends the run.
+    fn op(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let done = work(self);
+        let now = self.model.now();
+        let events = self.record.take().into_iter();
+        self.events.extend(events.map(|event| (now, event)));
+        self.model.end();
+        done
+    }
+
+    pub fn find(&self, path: &str) -> Option<u32> {
+        let mut names = path.split('/').filter(|name| !name.is_empty());
+        names.try_fold(ROOT, |dir, name| {
+            self.model
+                .tree
+                .dirs
+                .get(&dir)?
+                .get(name.as_bytes())
+                .copied()
+        })
+    }
+
+    /// The directory of a path.
+    fn parent(&self, path: &str) -> Option<u32> {
+        let dir = self.find(path.rsplit_once('/')?.0)?;
+        self.model.is_dir(dir).then_some(dir)
+    }
+
+    fn file(&self, path: &str) -> Option<u32> {
+        let found = self.find(path)?;
+        (self.model.tree.nodes[&found].kind == Kind::File).then_some(found)
+    }
+
+    /// The directory of a path that does not exist yet.
+    fn free_place(&self, path: &str) -> Option<u32> {
+        let dir = self.parent(path)?;
+        self.find(path).is_none().then_some(dir)
+    }
+
+    /// Does one operation if it can be done.
+    pub fn run(&mut self, op: &Op) -> Result<()> {
+        self.attempt(op).unwrap_or(Ok(()))
+    }
+
+    fn attempt(&mut self, op: &Op) -> Option<Result<()>> {
+        Some(match op {
+            Op::Create(path) => self.create(path, NewNode::File { mode: 0o644 }, Kind::File)?,
+            Op::Mkdir(path) => {
+                self.create(path, NewNode::Directory { mode: 0o755 }, Kind::Directory)?
+            }
+            Op::Symlink { path, length } => {
+                let target = vec![b'a' + (length % 26) as u8; *length];
+                let new = NewNode::Symlink { target: &target };
+                self.create(path, new, Kind::Symlink(target.clone()))?
+            }
+            Op::Write {
+                path,
+                offset,
+                length,
+                seed,
+            } => {
+                let file = self.file(path)?;
+                self.write(file, *offset, *length, *seed)
+            }
+            Op::Scatter { path, count, seed } => {
+                let file = self.file(path)?;
+                let block = self.block;
+                (0..*count).try_for_each(|index| {
+                    self.write(file, index * 2 * block, block, seed.wrapping_add(index))
+                })
+            }
+            Op::Truncate { path, size } => self.truncate(path, *size)?,
+            Op::Rename { from, to, exchange } => self.rename(from, to, *exchange)?,
+            Op::Link { path, to } => {
+                let (file, dir) = (self.file(path)?, self.free_place(to)?);
+                self.op(|run| run.link(file, dir, file_name(to)))
+            }
+            Op::Unlink(path) => {
+                let (dir, file) = (self.parent(path)?, self.find(path)?);
+                if self.model.is_dir(file) {
+                    return None;
+                }
+                self.op(|run| run.unlink(dir, file_name(path), file))
+            }
+            Op::Rmdir(path) => self.rmdir(path)?,
+            Op::ManyNames { dir, path, count } => self.many_names(dir, path, *count)?,
+            Op::FewNames { dir, left } => self.few_names(dir, *left)?,
+            other => self.attempt_more(other)?,
+        })
+    }
+
+    fn attempt_more(&mut self, op: &Op) -> Option<Result<()>> {
+        Some(match op {
+            Op::Fallocate {
+                path,
+                mode,
+                from,
+                length,
+                keep_size,
+            } => {
+                let file = self.file(path)?;
+                self.op(|run| run.fallocate(file, *mode, *from, *length, *keep_size))
+            }
+            Op::SetXattr {
+                path,
+                key,
+                length,
+                byte,
+            } => self.xattr(path, *key, Some(vec![*byte; *length]))?,
+            Op::RemoveXattr { path, key } => self.xattr(path, *key, None)?,
+            Op::SetAttr {
+                path,
+                mode,
+                uid,
+                gid,
+            } => self.set_attr(path, (*mode, *uid, *gid))?,
+            Op::Fsync(path) => {
+                let which = self.find(path)?;
+                self.op(|run| {
+                    run.fs.fsync_wait(ino(which))?;
+                    run.model.sync(which);
+                    Ok(())
+                })
+            }
+            Op::Fdatasync(path) => {
+                let which = self.file(path)?;
+                self.op(|run| {
+                    run.fs.fdatasync_wait(ino(which))?;
+                    run.model.sync_data(which);
+                    Ok(())
+                })
+            }
+            Op::Sync => self.op(|run| {
+                run.fs.sync_all()?;
+                run.model.sync_all();
+                Ok(())
+            }),
+            Op::Step { millis } => self.op(|run| {
+                run.clock.advance(Duration::from_millis(*millis));
+                run.fs.commit_step()
+            }),
+            Op::Clean => self.op(|run| run.fs.mark_clean()),
+            Op::Forget { count } => (0..*count).try_for_each(|_| self.forget()),
+            Op::Remount => self.remount(),
+            _ => return None,
+        })
+    }
+
+    fn create(&mut self, path: &str, new: NewNode<'_>, kind: Kind) -> Option<Result<()>> {
+        let dir = self.free_place(path)?;
+        let name = file_name(path);
+        Some(self.op(|run| {
+            match run.fs.create(WHO, ino(dir), name, new, 0) {
+                Err(Error::Posix(Posix::NoSpc)) => {}
+                made => run.model.add(dir, name, made?.ino.get(), kind),
+            }
+            Ok(())
+        }))
+    }
+
+    /// What the operation under way left of the content that it meant to give the file.
+    fn only_in_part(&mut self, file: u32) -> Result<()> {
+        let size = self.fs.getattr(ino(file))?.size as usize;
+        let bytes = self.fs.read(ino(file), 0, size)?;
+        self.model.set_content(file, bytes.as_slice().to_vec());
+        Ok(())
+    }
+
+    fn write(&mut self, file: u32, offset: u64, length: u64, seed: u64) -> Result<()> {
+        let mut bytes = Rng(seed);
+        // Never zero: a hole is no data.
+        let data: Vec<u8> = (0..length).map(|_| bytes.next() as u8 | 1).collect();
+        self.op(|run| {
+            let mut content = run.model.content(file);
+            let end = (offset + length) as usize;
+            content.resize(content.len().max(end), 0);
+            content[offset as usize..end].copy_from_slice(&data);
+            run.model.set_content(file, content);
+            let done = run.fs.write(ino(file), offset, &data, WriteMode::default());
+            if !had_space(done)? {
+                run.only_in_part(file)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn truncate(&mut self, path: &str, size: u64) -> Option<Result<()>> {
+        let file = self.file(path)?;
+        Some(self.op(|run| {
+            let mut content = run.model.content(file);
+            content.resize(size as usize, 0);
+            run.model.set_content(file, content);
+            let to = SetAttr {
+                size: Some(size),
+                ..SetAttr::default()
+            };
+            run.fs.setattr(WHO, ino(file), &to).map(|_| ())
+        }))
+    }
+
+    fn rename(&mut self, from: &str, to: &str, exchange: bool) -> Option<Result<()>> {
+        let (dir, what, to_dir) = (self.parent(from)?, self.find(from)?, self.parent(to)?);
+        let target = self.find(to);
+        if exchange && target.is_none() {
+            return None;
+        }
+        let mode = if exchange {
+            RenameMode::Exchange
+        } else {
+            RenameMode::Replace
+        };
+        let (name, to_name) = (file_name(from), file_name(to));
+        Some(self.op(|run| {
+            let done = run
+                .fs
+                .rename(WHO, (ino(dir), name), (ino(to_dir), to_name), mode);
+            match done {
+                Err(Error::Posix(
+                    Posix::Inval
+                    | Posix::NotEmpty
+                    | Posix::IsDir
+                    | Posix::NotDir
+                    | Posix::Exist
+                    | Posix::NoSpc,
+                )) => return Ok(()),
+                done => done?,
+            }
+            if target != Some(what) {
+                run.renamed((dir, name, what), (to_dir, to_name, target), exchange);
+            }
+            Ok(())
+        }))
+    }
+
+    fn renamed(
+        &mut self,
+        (dir, name, what): (u32, &[u8], u32),
+        (to_dir, to_name, target): (u32, &[u8], Option<u32>),
+        exchange: bool,
+    ) {
+        let model = &mut self.model;
+        let links = |ino: Option<u32>| i32::from(ino.is_some_and(|ino| model.is_dir(ino)));
+        let (moves, comes_back) = (links(Some(what)), links(target.filter(|_| exchange)));
+        model.leave(dir, name);
+        if let Some(target) = target {
+            model.leave(to_dir, to_name);
+            if exchange {
+                model.enter(dir, name, target);
+            } else {
+                model.flush_before_replace(what);
+                model.drop_link(to_dir, target);
+                if !model.tree.nodes.contains_key(&target) {
+                    self.nameless.push(target);
+                }
+            }
+        }
+        model.enter(to_dir, to_name, what);
+        if dir != to_dir {
+            model.parent(dir, comes_back - moves);
+            model.parent(to_dir, moves - comes_back);
+        }
+    }
+
+    fn link(&mut self, file: u32, dir: u32, name: &[u8]) -> Result<()> {
+        if had_space(self.fs.link(ino(file), ino(dir), name).map(|_| ()))? {
+            self.model.enter(dir, name, file);
+            self.model.node(file).nlink += 1;
+        }
+        Ok(())
+    }
+
+    fn unlink(&mut self, dir: u32, name: &[u8], file: u32) -> Result<()> {
+        self.fs.unlink(ino(dir), name)?;
+        self.model.leave(dir, name);
+        self.model.drop_link(dir, file);
+        if !self.model.tree.nodes.contains_key(&file) {
+            self.nameless.push(file);
+        }
+        Ok(())
+    }
+
+    fn rmdir(&mut self, path: &str) -> Option<Result<()>> {
+        let (dir, which) = (self.parent(path)?, self.find(path)?);
+        if !self.model.tree.dirs.get(&which)?.is_empty() {
+            return None;
+        }
+        Some(self.op(|run| {
+            run.fs.rmdir(ino(dir), file_name(path))?;
+            run.model.leave(dir, file_name(path));
+            run.model.drop_link(dir, which);
+            run.nameless.push(which);
+            Ok(())
+        }))
+    }
+
+    fn fallocate(
+        &mut self,
+        file: u32,
+        mode: Mode,
+        from: u64,
+        length: u64,
+        keep_size: bool,
+    ) -> Result<()> {
+        let keep_size = keep_size || mode == Mode::Punch;
+        let mut content = self.model.content(file);
+        let end = (from + length) as usize;
+        if !keep_size {
+            content.resize(content.len().max(end), 0);
+        }
+        if mode != Mode::Allocate {
+            let end = end.min(content.len());
+            let from = (from as usize).min(end);
+            content[from..end].fill(0);
+        }
+        self.model.set_content(file, content);
+        let mode = match mode {
+            Mode::Allocate => Fallocate::Allocate,
+            Mode::Zero => Fallocate::ZeroRange,
+            Mode::Punch => Fallocate::PunchHole,
+        };
+        let done = self
+            .fs
+            .fallocate(WHO, ino(file), mode, from, length, keep_size);
+        if matches!(done, Err(Error::Posix(Posix::OpNotSupp))) || !had_space(done)? {
+            self.only_in_part(file)?;
+        }
+        Ok(())
+    }
+
+    fn xattr(&mut self, path: &str, key: u8, value: Option<Vec<u8>>) -> Option<Result<()>> {
+        let file = self.file(path)?;
+        let key = format!("user.k{key}").into_bytes();
+        if value.is_none() && !self.model.tree.nodes[&file].xattrs.contains_key(&key) {
+            return None;
+        }
+        Some(self.op(|run| {
+            let set = value.as_deref();
+            let done = run.fs.setxattr(WHO, ino(file), &key, set, SetMode::Any);
+            if had_space(done)? {
+                let xattrs = &mut run.model.node(file).xattrs;
+                match value {
+                    Some(value) => xattrs.insert(key, value),
+                    None => xattrs.remove(&key),
+                };
+            }
+            Ok(())
+        }))
+    }
+
+    /// Three attributes that change together or not at all.
+    fn set_attr(&mut self, path: &str, (mode, uid, gid): (u16, u32, u32)) -> Option<Result<()>> {
+        let which = self.find(path)?;
+        if matches!(self.model.tree.nodes[&which].kind, Kind::Symlink(_)) {
+            return None;
+        }
+        Some(self.op(|run| {
+            let set = SetAttr {
+                mode: Some(mode),
+                uid: Some(uid),
+                gid: Some(gid),
+                ..SetAttr::default()
+            };
+            run.fs.setattr(WHO, ino(which), &set)?;
+            let node = run.model.node(which);
+            (node.mode, node.uid, node.gid) = (u32::from(mode), uid, gid);
+            Ok(())
+        }))
+    }
+
+    fn many_names(&mut self, dir: &str, path: &str, count: usize) -> Option<Result<()>> {
+        let (to, file) = (self.find(dir)?, self.file(path)?);
+        self.model.tree.dirs.get(&to)?;
+        Some((0..count).try_for_each(|_| {
+            self.names += 1;
+            let name = format!(
+                "{}-of-many-names-that-make-this-directory-split",
+                self.names
+            );
+            if self.model.tree.dirs[&to].contains_key(name.as_bytes()) {
+                return Ok(());
+            }
+            self.op(|run| run.link(file, to, name.as_bytes()))
+        }))
+    }
+
+    fn few_names(&mut self, dir: &str, left: usize) -> Option<Result<()>> {
+        let dir = self.find(dir)?;
+        let names = self.model.tree.dirs.get(&dir)?.clone().into_iter();
+        let files: Vec<_> = names
+            .filter(|(name, ino)| !self.model.is_dir(*ino) && name != FILLER.as_bytes())
+            .collect();
+        let gone = files.into_iter().skip(left);
+        let mut all = gone.map(|(name, file)| self.op(|run| run.unlink(dir, &name, file)));
+        Some(all.find(Result::is_err).unwrap_or(Ok(())))
+    }
+
+    fn forget(&mut self) -> Result<()> {
+        let Some(gone) = self.nameless.pop() else {
+            return Ok(());
+        };
+        self.op(|run| {
+            run.fs.forget(ino(gone), u64::MAX);
+            while run.fs.reap_step() {}
+            Ok(())
+        })
+    }
+
+    fn remount(&mut self) -> Result<()> {
+        self.op(|run| {
+            run.fs.unmount()?;
+            run.nameless.clear();
+            run.model.sync_all();
+            Ok(())
+        })?;
+        self.op(|run| {
+            let device = Arc::clone(&run.record) as Arc<_>;
+            (run.fs, run.clock) = mount(device)?;
+            Ok(())
+        })
+    }
+}

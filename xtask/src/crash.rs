@@ -1,0 +1,63 @@
+//! `cargo xtask crash`: the crash simulator of `tests/cuts.rs` on as many seeds as one likes, on one sequence of operations,
+//! or on the lines that are broken on purpose. A build of its own, with the feature `canaries`.
+
+use clap::Args;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use xshell::{Shell, cmd};
+
+#[derive(Args)]
+pub struct Options {
+    /// Runs, of about 60 operations and 500 images each.
+    #[arg(long, default_value_t = 40)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The sequence of operations in this file instead (a failing seed prints its own).
+    #[arg(long, value_name = "FILE")]
+    ops: Option<PathBuf>,
+    /// Break one line after the other instead; fails if one is not noticed.
+    #[arg(long)]
+    canaries: bool,
+    /// Seeds side by side; as many as there are processors unless given.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Where the images and sequences that fail are put.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+pub fn run(root: &Path, options: &Options) -> Result<(), String> {
+    let absolute = |path: &Option<PathBuf>| {
+        let path = path.as_ref().map(std::path::absolute).transpose();
+        path.map_err(|e| e.to_string())
+    };
+    let request = json!({
+        "seeds": options.seeds,
+        "seed": options.seed,
+        "ops": absolute(&options.ops)?,
+        "canaries": options.canaries,
+        "jobs": options.jobs,
+        "keep": absolute(&options.keep)?,
+    });
+    simulate(root, &request)
+}
+
+/// What continuous integration runs: 40 seeds, and the lines that are broken on purpose.
+pub fn short(root: &Path) -> Result<(), String> {
+    simulate(root, &json!({ "seeds": 40, "seed": 0 }))?;
+    simulate(root, &json!({ "canaries": true }))
+}
+
+fn simulate(root: &Path, request: &serde_json::Value) -> Result<(), String> {
+    let shell = Shell::new().map_err(|e| e.to_string())?;
+    shell.change_dir(root);
+    shell.set_var("UEXT4_CRASH", request.to_string());
+    cmd!(
+        shell,
+        "cargo test --release --features canaries --test cuts -- --ignored --exact command --nocapture"
+    )
+    .run()
+    .map_err(|e| e.to_string())
+}
