@@ -4,8 +4,6 @@
 //!
 //! Source: the design's judges; the issue on crashes.
 
-#[path = "cuts/faults.rs"]
-mod faults;
 #[path = "cuts/fleet.rs"]
 mod fleet;
 #[path = "cuts/form.rs"]
@@ -18,6 +16,8 @@ mod judge;
 mod kernel;
 #[path = "cuts/model.rs"]
 mod model;
+#[path = "cuts/no_journal.rs"]
+mod no_journal;
 #[path = "cuts/op.rs"]
 mod op;
 #[path = "cuts/seed.rs"]
@@ -30,7 +30,6 @@ mod tree;
 use fleet::Request;
 use form::Setup;
 use seed::{SAMPLES, record};
-use uext4::device::fault::Faults;
 
 /// Every form and profile of a few seeds; debug builds check the order of locks along the way.
 #[test]
@@ -94,24 +93,8 @@ fn what_was_lost_once_survives() {
 
 #[test]
 fn images_without_a_journal_keep_what_was_synced() {
-    let synced: usize = (1..=3).map(faults::cut_without_a_journal).sum();
+    let synced: usize = (1..=3).map(no_journal::cut_without_a_journal).sum();
     assert!(synced > 100, "{synced} files");
-}
-
-#[test]
-fn a_failed_write_ends_all_writing() {
-    faults::fail_everywhere("1k", 11, 2, |number| Faults {
-        eio_write: Some(number),
-        ..Faults::default()
-    });
-}
-
-#[test]
-fn a_failed_sync_ends_all_writing() {
-    faults::fail_everywhere("2k,^orphan_file", 12, 1, |number| Faults {
-        eio_sync: Some(number),
-        ..Faults::default()
-    });
 }
 
 /// What `cargo xtask crash` runs.

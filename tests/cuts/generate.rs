@@ -1,7 +1,7 @@
 //! Chooses the operations of a run by its seed and by what there is so far.
 
-use crate::form::{Profile, Setup};
-use crate::model::{Kind, ROOT, Tree};
+use crate::form::Profile;
+use crate::model::{Kind, Model, ROOT, Tree};
 use crate::op::{FILLER, Mode, Op};
 use std::collections::{BTreeMap, VecDeque};
 use uext4::device::sim::Rng;
@@ -51,22 +51,22 @@ impl Paths {
 }
 
 impl Generator {
-    pub fn new(setup: &Setup) -> Self {
+    pub fn new(seed: u64, profile: Profile, extents: bool) -> Self {
         Self {
-            rng: Rng(setup.seed),
-            profile: setup.profile,
-            extents: setup.form().extents,
+            rng: Rng(seed),
+            profile,
+            extents,
             chain: VecDeque::new(),
             names: 0,
         }
     }
 
-    /// The next operation; `sizes` of files by inode.
-    pub fn next(&mut self, tree: &Tree, sizes: &BTreeMap<u32, u64>) -> Op {
+    /// The next operation.
+    pub fn next(&mut self, model: &Model) -> Op {
         if let Some(op) = self.chain.pop_front() {
             return op;
         }
-        let paths = Paths::of(tree);
+        let (paths, sizes) = (Paths::of(&model.tree), &model.sizes());
         match (self.profile, self.rng.below(4)) {
             (Profile::Recycle, 0) => self.recycle(&paths),
             (Profile::Space, 0) => self.space(&paths, sizes),

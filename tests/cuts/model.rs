@@ -254,8 +254,13 @@ impl Model {
         self.tree.nodes.get_mut(&ino).expect("a node")
     }
 
-    /// Of a file; 0 for anything else.
-    pub fn size(&self, ino: u32) -> u64 {
+    /// Of all files.
+    pub fn sizes(&self) -> BTreeMap<u32, u64> {
+        let nodes = self.tree.nodes.keys();
+        nodes.map(|ino| (*ino, self.size(*ino))).collect()
+    }
+
+    fn size(&self, ino: u32) -> u64 {
         let history = self
             .births
             .get(&ino)

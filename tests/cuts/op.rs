@@ -149,15 +149,20 @@ impl Run {
         let (fs, clock) = mount(Arc::clone(&record) as Arc<_>)?;
         assert!(!fs.is_read_only(), "{:?}", fs.notices());
         setup.prepare(&fs)?;
-        record.take();
+        Self::of(fs, record, clock)
+    }
+
+    /// The same on a file system as it is.
+    pub fn of(fs: Arc<Fs>, record: Arc<Record>, clock: Arc<Ticks>) -> Result<Self> {
         let (tree, _, _) = dump(&fs)?;
+        record.take();
         Ok(Self {
+            block: u64::from(fs.geometry().block_size),
             fs,
             record,
             clock,
             model: Model::new(tree),
             events: Vec::new(),
-            block: setup.form().block as u64,
             nameless: Vec::new(),
             names: 0,
         })

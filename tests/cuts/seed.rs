@@ -6,7 +6,7 @@ use crate::judge::{Judge, caught, census, clean};
 use crate::model::Model;
 use crate::op::{Op, Run};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use uext4::canary::Canary;
 use uext4::device::record::Event;
 use uext4::device::sim::{Disk, Image, Kept, Power, Rng, SECTOR};
@@ -104,12 +104,12 @@ fn record_now(setup: &Setup, given: Option<&[Op]>) -> Result<Recorded, String> {
     let text = |error: uext4::error::Error| error.to_string();
     let mut run = Run::begin(std::sync::Arc::clone(&disk) as _, setup).map_err(text)?;
     let base = disk.image();
-    let mut generator = Generator::new(setup);
+    let mut generator = Generator::new(setup.seed, setup.profile, setup.form().extents);
     let (mut ops, mut starts) = (Vec::new(), Vec::new());
     for step in 0..given.map_or(STEPS, <[Op]>::len) {
         let op = match given {
             Some(given) => given[step].clone(),
-            None => generator.next(&run.model.tree, &sizes(&run.model)),
+            None => generator.next(&run.model),
         };
         starts.push(run.model.now());
         ops.push(op);
@@ -125,17 +125,6 @@ fn record_now(setup: &Setup, given: Option<&[Op]>) -> Result<Recorded, String> {
         model: run.model,
         starts,
     })
-}
-
-/// Operations that a run can be repeated with on another device.
-pub fn steps(ops: &[Op]) -> impl Iterator<Item = &Op> {
-    // After a remount the faults of a device would count anew.
-    ops.iter().filter(|op| **op != Op::Remount)
-}
-
-fn sizes(model: &Model) -> BTreeMap<u32, u64> {
-    let nodes = model.tree.nodes.keys();
-    nodes.map(|ino| (*ino, model.size(*ino))).collect()
 }
 
 /// The magic number of the journal's blocks and of a descriptor or revoke block, or of its superblock.
