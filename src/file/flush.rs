@@ -7,6 +7,7 @@
 //! is told to every later sync of the file.
 
 use crate::alloc::{Claim, Growth, Request, Reserved};
+use crate::canary::{Canary, canary};
 use crate::device::submit::{WriteRequest, WriteSource};
 use crate::error::{Error, Result};
 use crate::file::Files;
@@ -41,6 +42,9 @@ struct Piece {
     frames: Vec<Arc<Frame>>,
     place: Place,
 }
+
+/// Frames, and where they go on the device in one piece.
+type Transfer = (u64, Vec<Arc<Frame>>);
 
 impl Piece {
     fn len(&self) -> u32 {
@@ -116,6 +120,8 @@ impl Files {
             // Without space another attempt may succeed.
             if !matches!(error, Error::Posix(_)) {
                 delayed.fail(error);
+                drop(delayed);
+                self.journal.abort(error);
             }
         }
         done
@@ -129,7 +135,12 @@ impl Files {
         claim: &mut Option<Claim>,
     ) -> Result<()> {
         let pieces = self.place(node, runs, claim)?;
-        self.write_pieces(&pieces)?;
+        let transfers = self.transfers(&pieces);
+        if canary(Canary::EarlySize) {
+            self.map_pieces(token, node, pieces, claim)?;
+            return self.write_all(transfers);
+        }
+        self.write_all(transfers)?;
         self.map_pieces(token, node, pieces, claim)
     }
 
@@ -208,34 +219,38 @@ impl Files {
         }
     }
 
-    /// Writes all pieces, many at a time, and waits for them.
-    fn write_pieces(&self, pieces: &[Piece]) -> Result<()> {
+    fn transfers(&self, pieces: &[Piece]) -> Vec<Transfer> {
         let frames = (TRANSFER >> self.geo.block_bits).clamp(1, TRANSFER_FRAMES);
         let mut transfers = Vec::new();
         for piece in pieces {
             let mut offset = piece.start().get() << self.geo.block_bits;
             for part in piece.frames.chunks(frames) {
-                transfers.push((offset, part));
+                transfers.push((offset, part.to_vec()));
                 offset += (part.len() as u64) << self.geo.block_bits;
             }
         }
-        let Some(((offset, part), others)) = transfers.split_last() else {
+        transfers
+    }
+
+    /// Many at a time; waits for all.
+    fn write_all(&self, mut transfers: Vec<Transfer>) -> Result<()> {
+        let Some((offset, last)) = transfers.pop() else {
             return Ok(());
         };
-        let under_way = Arc::new(UnderWay::new(others.len()));
-        for (offset, part) in others {
+        let under_way = Arc::new(UnderWay::new(transfers.len()));
+        for (offset, frames) in transfers {
             let theirs = Arc::clone(&under_way);
             self.device.submit_write(WriteRequest {
-                offset: *offset,
-                source: WriteSource::Frames(part.to_vec()),
+                offset,
+                source: WriteSource::Frames(frames),
                 done: Box::new(move |result, source| {
                     drop(source);
                     theirs.one_done(result);
                 }),
             });
         }
-        let slices: Vec<IoSlice<'_>> = part.iter().map(|frame| IoSlice::new(frame)).collect();
-        let here = self.device.write_vectored_at(*offset, &slices);
+        let slices: Vec<IoSlice<'_>> = last.iter().map(|frame| IoSlice::new(frame)).collect();
+        let here = self.device.write_vectored_at(offset, &slices);
         under_way.wait().and(here)
     }
 
