@@ -15,7 +15,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LONGEST_LINE: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,10 +63,26 @@ enum State {
     Finished(Reply),
 }
 
+/// How long the daemon before us may take to end: the kernel gives a mount's number out again once it is unmounted, while
+/// that one still writes and answers for it.
+const PREDECESSOR: Duration = Duration::from_secs(10);
+
+fn bind(device: (u32, u32)) -> io::Result<UnixListener> {
+    let end = Instant::now() + PREDECESSOR;
+    loop {
+        match UnixListener::bind_addr(&address(device)?) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound,
+        }
+    }
+}
+
 impl Server {
     /// Serves on a thread of its own until the process ends.
     pub fn start(device: (u32, u32), served: Arc<dyn Served>) -> io::Result<Self> {
-        let listener = UnixListener::bind_addr(&address(device)?)?;
+        let listener = bind(device)?;
         let state = Arc::new(Mutex::new(
             Rank::Leaf,
             State::Running {

@@ -368,6 +368,31 @@ fn every_sync_may_fail() {
     every_change(LIST, "eio-sync", 42, 60, libc::EIO).show("eio-sync, list");
 }
 
+/// Other sequences than the tests above always have: UEXT4_FAULT_SEEDS of them.
+#[test]
+#[ignore = "minutes"]
+fn many_sequences_with_faults() {
+    let seeds =
+        std::env::var("UEXT4_FAULT_SEEDS").map_or(10, |text| text.parse().expect("a number"));
+    let (mut reads, mut changes) = (0, 0);
+    for seed in 1000..1000 + seeds {
+        for form in [CHECKSUMS, LIST, BLOCK_MAP] {
+            for policy in [ErrorPolicy::Continue, ErrorPolicy::RemountRo] {
+                reads += every_read(form, "eio-read", seed, 40, policy).positions;
+            }
+            for (word, code) in [
+                ("eio-write", libc::EIO),
+                ("enospc-write", libc::ENOSPC),
+                ("short-write", libc::EIO),
+                ("eio-sync", libc::EIO),
+            ] {
+                changes += every_change(form, word, seed, 40, code).positions;
+            }
+        }
+        println!("seed {seed}: {reads} reads, {changes} writes and syncs have failed so far");
+    }
+}
+
 /// Metadata with a wrong bit is refused, never written back. (File data has no checksums in ext4.)
 #[test]
 fn every_read_may_give_a_wrong_bit() {

@@ -317,4 +317,23 @@ mod tests {
         assert!(cache.cached(FsBlock::ZERO).is_none());
         assert_eq!(cache.len(), 1);
     }
+
+    /// Somebody reads a block from home while it is made anew: the new bytes are the block's, however hard memory is sought.
+    #[test]
+    fn a_block_being_read_is_not_swept() {
+        let (_dir, cache) = cache();
+        let block = FsBlock::ZERO.checked_add(9).unwrap();
+        assert!(cache.claim(block), "nobody reads it yet");
+        drop(cache.fresh(block, BlockKind::Plain));
+        cache.memory().drop_clean();
+        assert!(cache.cached(block).is_some(), "swept while it was read");
+        let mut old = cache.memory().frame(Class::Meta);
+        old.fill(7);
+        let read = Arc::new(Buffer::new(block, Arc::clone(&cache.geo), old, None));
+        let newer = cache.settle(block, Some(read)).expect("the newer one");
+        assert!(newer.snapshot().iter().all(|&byte| byte == 0));
+        drop(newer);
+        cache.memory().drop_clean();
+        assert!(cache.cached(block).is_none(), "nothing holds it any more");
+    }
 }

@@ -62,7 +62,7 @@ impl Fs {
         if self.options.read_only {
             return;
         }
-        if self.policy == ErrorPolicy::RemountRo {
+        if self.policy == ErrorPolicy::RemountRo || is_end_of_device(error) {
             // First of all: nothing half done is committed.
             self.read_only.store(true, Ordering::Relaxed);
             self.journal.abort(error);
@@ -92,6 +92,11 @@ impl Fs {
             }
         }
     }
+}
+
+/// After a failed write or sync the device takes no more of them, whatever `errors=` says.
+fn is_end_of_device(error: &Error) -> bool {
+    matches!(error, Error::Io(io) if io.operation != "read")
 }
 
 fn is_same(a: &Error, b: &Error) -> bool {

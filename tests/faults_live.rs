@@ -1,0 +1,166 @@
+//! Faults of the device under the real daemon: what callers get, what `errors=` does, and that the next mount has what was
+//! acknowledged. With the feature `faults`, as `cargo xtask test` has it; the image file without space below needs none.
+
+#[path = "common/harness.rs"]
+mod harness;
+
+use harness::{Image, Kind, Mount, Scratch, judge, run};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Writes and fsyncs files until it fails; returns how many are promised, and the failure.
+fn write_files(mount: &Mount, most: u32) -> (u32, Option<io::Error>) {
+    for number in 0..most {
+        let written = File::create(mount.at(number.to_string())).and_then(|mut file| {
+            file.write_all(&content(number))?;
+            file.sync_all()
+        });
+        if let Err(error) = written {
+            return (number, Some(error));
+        }
+    }
+    (most, None)
+}
+
+fn content(number: u32) -> Vec<u8> {
+    vec![b'a' + (number % 26) as u8; 20_000 + number as usize]
+}
+
+/// The next mount, without faults, has them all.
+fn all_there(scratch: &Scratch, image: &Path, promised: u32) {
+    let mount = Mount::new(Kind::Uext4, image, &scratch.dir("again"), "");
+    for number in 0..promised {
+        let found = std::fs::read(mount.at(number.to_string()));
+        let found = found.unwrap_or_else(|e| panic!("file {number} of {promised}: {e}"));
+        assert!(found == content(number), "file {number} of {promised}");
+    }
+    mount.unmount();
+}
+
+/// A full host file system under a sparse image: an error that ends writing, and nothing is lost that was acknowledged.
+#[test]
+fn an_image_without_space_below_it() {
+    let scratch = Scratch::new();
+    let host = scratch.dir("host");
+    run!("mount", "-t", "tmpfs", "-o", "size=24M", "tmpfs", host);
+    let path = host.join("disk.img");
+    run!("truncate", "-s", "256M", path);
+    run!("mke2fs", "-q", "-F", "-t", "ext4", "-J", "size=4", path);
+    let outcome = std::panic::catch_unwind(|| {
+        let mount = Mount::new(Kind::Uext4, &path, &scratch.dir("mnt"), "");
+        let (promised, error) = write_files(&mount, 4000);
+        let error = error.expect("24 MiB are not enough for 80");
+        let code = error.raw_os_error();
+        let expected = [libc::ENOSPC, libc::EIO, libc::EROFS];
+        assert!(code.is_some_and(|code| expected.contains(&code)), "{error}");
+        assert!(promised > 20, "{promised}");
+        for _ in 0..3 {
+            let later = File::open(mount.at("0")).and_then(|file| file.sync_all());
+            assert!(later.is_err(), "fsync succeeds after the end of writing");
+            assert!(std::fs::write(mount.at("later"), "x").is_err());
+        }
+        mount.kill();
+        // Somebody makes room.
+        run!("mount", "-o", "remount,size=200M", host);
+        all_there(&scratch, &path, promised);
+        judge_recorded(&path);
+    });
+    run!("umount", "-l", host);
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Clean but for the record of the error, which is right to be there: e2fsck -p clears it and finds nothing else.
+fn judge_recorded(path: &Path) {
+    let outcome = harness::attempt!("e2fsck", "-fp", path);
+    assert!(
+        matches!(outcome.code, Some(0 | 1)),
+        "{}",
+        outcome.describe()
+    );
+    judge::clean_at(path);
+}
+
+#[cfg(feature = "faults")]
+mod by_option {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn start(scratch: &Scratch, options: &str) -> (Image, Mount) {
+        let image = Image::mke2fs(scratch, "disk.img", "128M", "-t ext4 -J size=4");
+        let dir = scratch.dir("mnt");
+        let mount = Mount::new(Kind::Uext4, image.path(), &dir, options);
+        (image, mount)
+    }
+
+    #[test]
+    fn a_failed_sync_reaches_every_caller_and_stays() {
+        let scratch = Scratch::in_memory();
+        let (image, mount) = start(&scratch, "rw,fault=eio-sync=40");
+        let (promised, error) = write_files(&mount, 1000);
+        let error = error.expect("a sync fails");
+        let code = error.raw_os_error();
+        assert!(matches!(code, Some(libc::EIO | libc::EROFS)), "{error}");
+        // Every file is asked, from threads of their own: none is durable any more by asking.
+        std::thread::scope(|scope| {
+            for number in 0..promised.min(8) {
+                let path = mount.at(number.to_string());
+                scope.spawn(move || {
+                    let synced = File::open(path).and_then(|file| file.sync_all());
+                    assert!(synced.is_err(), "fsync {number} succeeds later");
+                });
+            }
+        });
+        mount.kill();
+        all_there(&scratch, image.path(), promised);
+        judge_recorded(image.path());
+    }
+
+    #[test]
+    fn a_failed_write_ends_writing_and_reading_goes_on() {
+        let scratch = Scratch::in_memory();
+        let (image, mount) = start(&scratch, "rw,fault=eio-write=60");
+        let (promised, error) = write_files(&mount, 1000);
+        assert!(error.is_some() && promised > 3, "{promised}: {error:?}");
+        for number in 0..promised {
+            let found = std::fs::read(mount.at(number.to_string())).expect("it is readable");
+            assert!(found == content(number));
+        }
+        assert!(std::fs::create_dir(mount.at("later")).is_err());
+        let ended = harness::attempt!(env!("CARGO_BIN_EXE_uext4"), "umount", mount.path());
+        assert!(!ended.ok(), "the unmount says that not all was written");
+        drop(mount);
+        all_there(&scratch, image.path(), promised);
+        judge_recorded(image.path());
+    }
+
+    /// `errors=panic`: the daemon ends at once and leaves the journal.
+    #[test]
+    fn errors_panic_ends_the_daemon() {
+        let scratch = Scratch::in_memory();
+        let (image, mount) = start(&scratch, "rw,errors=panic,fault=eio-write=60");
+        let (promised, error) = write_files(&mount, 1000);
+        assert!(error.is_some(), "nothing failed");
+        let end = Instant::now() + Duration::from_secs(20);
+        while !mount.has_ended() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(mount.has_ended(), "the daemon lives: {}", mount.log());
+        mount.kill();
+        all_there(&scratch, image.path(), promised);
+        judge_recorded(image.path());
+    }
+
+    #[test]
+    fn a_slow_device_is_only_slow() {
+        let scratch = Scratch::in_memory();
+        let (image, mount) = start(&scratch, "rw,fault=read-delay=5ms,fault=write-delay=2ms");
+        let (promised, error) = write_files(&mount, 20);
+        assert!(error.is_none(), "{error:?}");
+        mount.unmount();
+        judge::clean(&image);
+        all_there(&scratch, image.path(), promised);
+    }
+}
