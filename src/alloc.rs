@@ -31,6 +31,8 @@ mod judge;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_of_groups;
+#[cfg(test)]
 mod volume;
 
 pub use claim::Claim;

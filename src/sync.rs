@@ -48,6 +48,7 @@ pub enum Rank {
     Memory,
 }
 
+#[cfg(all(debug_assertions, not(feature = "shuttle")))]
 impl Rank {
     fn may_repeat(self) -> bool {
         matches!(

@@ -62,7 +62,7 @@ pub(super) struct Exploration(AtomicI32);
 
 impl Exploration {
     /// One look, in shares that an allocation pays.
-    const LOOK: i32 = 8;
+    const LOOK: i32 = 128;
     const MOST: i32 = 64 * Self::LOOK;
 
     pub(super) fn new() -> Self {
