@@ -4,7 +4,7 @@
 //! Invariants: nothing of the file system is believed before its journal is replayed; with `-n` the replay is shown by
 //! an overlay and written nowhere; a log that cannot be replayed is dropped only after a question.
 
-use crate::image::Stage;
+use crate::image::{Image, Stage};
 use crate::inode::Raw;
 use crate::map::Run;
 use crate::problem::{At, Problem};
@@ -16,10 +16,13 @@ use std::sync::Arc;
 use uext4::device::Device;
 use uext4::error::{Error, Incompatible};
 use uext4::format::features::{compat, incompat};
+use uext4::format::geometry::Geometry;
 use uext4::format::inode::{flag, mode};
 use uext4::format::jbd2::JournalSuperblock;
+use uext4::format::raw::le32;
 use uext4::format::superblock::{OFFSET, SIZE, Superblock, state};
-use uext4::journal::recover::{self, LogMap};
+use uext4::ids::FsBlock;
+use uext4::journal::recover::{self, LogMap, LogRun};
 
 const JOURNAL: u32 = 8;
 /// `s_jnl_blocks`: a copy of the journal's map and size.
@@ -54,6 +57,13 @@ pub fn prepare(
         return Ok(prepared);
     }
     let needed = features.has_incompat(incompat::RECOVER);
+    let external = opened.sb.s_journal_dev() != 0 || opened.sb.s_journal_uuid() != [0; 16];
+    if opened.sb.s_journal_inum() == 0 && !external {
+        let at = At::new().label("s_journal_inum").found(0);
+        prepared.changed |= report.fix(Problem::SuperblockField, at)?;
+        opened.sb.set_s_journal_inum(JOURNAL);
+        opened.geo.journal_inum = JOURNAL;
+    }
     if opened.sb.s_journal_inum() == 0 {
         if needed {
             return Err(Stop::Unusable(
@@ -62,18 +72,8 @@ pub fn prepare(
         }
         return Ok(prepared);
     }
-    let log = match LogMap::read(&*prepared.device, &opened.geo) {
-        Ok(log) => log,
-        Err(Error::Io(error)) => return Err(Error::Io(error).into()),
-        Err(error) => {
-            give_up(opened, &error, report, &mut prepared)?;
-            return Ok(prepared);
-        }
-    };
-    let superblock = match recover::read_superblock(&*prepared.device, &opened.geo, &log) {
-        Ok(superblock) => superblock,
-        Err(Error::Io(error)) => return Err(Error::Io(error).into()),
-        Err(error @ Error::Incompatible(_)) => return Err(Stop::Unusable(error.to_string())),
+    let (log, superblock) = match find_log(&prepared.device, opened, report)? {
+        Ok(found) => found,
         Err(error) => {
             give_up(opened, &error, report, &mut prepared)?;
             return Ok(prepared);
@@ -95,6 +95,83 @@ pub fn prepare(
         }
     }
     Ok(prepared)
+}
+
+type Log = (LogMap, JournalSuperblock);
+
+/// The journal by its inode, read as strictly as a mount does, then as leniently as a check, then by the superblock's
+/// copy of its map.
+fn find_log(
+    device: &Arc<dyn Device>,
+    opened: &mut Opened,
+    report: &mut Reporter<'_>,
+) -> Result<std::result::Result<Log, Error>> {
+    let with_superblock = |log: LogMap| -> std::result::Result<Log, Error> {
+        let superblock = recover::read_superblock(&**device, &opened.geo, &log)?;
+        Ok((log, superblock))
+    };
+    let error = match LogMap::read(&**device, &opened.geo).and_then(with_superblock) {
+        Ok(found) => return Ok(Ok(found)),
+        Err(Error::Io(error)) => return Err(Error::Io(error).into()),
+        Err(error @ Error::Incompatible(_)) => return Err(Stop::Unusable(error.to_string())),
+        Err(error) => error,
+    };
+    let image = Image::new(Arc::clone(device), opened.geo.block_size);
+    let groups = crate::groups::load(&image, &opened.geo)?;
+    let ino = opened.sb.s_journal_inum();
+    let raw = crate::session::read_inode(&image, &opened.geo, &groups, ino)?;
+    let mut backup = raw.clone();
+    backup.set_mode(mode::REG | 0o600);
+    backup.set_links(1);
+    let words = opened.sb.to_bytes();
+    backup
+        .i_block_mut()
+        .copy_from_slice(&words[BACKUP_AT..BACKUP_AT + 60]);
+    backup.put32(0x6c, le32(&words, BACKUP_AT + 60));
+    backup.put32(4, le32(&words, BACKUP_AT + 64));
+    let tree = uext4::format::extent::Header::parse(backup.i_block(), None).is_ok();
+    backup.clear_flag(flag::EXTENTS);
+    if tree {
+        backup.set_flags(backup.flags() | flag::EXTENTS);
+    }
+    if raw.is_reg()
+        && let Some(found) =
+            log_of(&image, &opened.geo, &raw)?.and_then(|log| with_superblock(log).ok())
+    {
+        return Ok(Ok(found));
+    }
+    if opened.sb.s_jnl_backup_type() == BACKUP_BLOCK_MAP
+        && let Some(found) =
+            log_of(&image, &opened.geo, &backup)?.and_then(|log| with_superblock(log).ok())
+        && report.fix(Problem::JournalInodeRestored, At::ino(ino))?
+    {
+        opened.restore_journal = Some(backup);
+        return Ok(Ok(found));
+    }
+    Ok(Err(error))
+}
+
+fn log_of(image: &Image, geo: &Geometry, raw: &Raw) -> Result<Option<LogMap>> {
+    let map = crate::map::read(image, geo, raw)?;
+    let blocks = raw.size() / u64::from(geo.block_size);
+    let mut runs = Vec::new();
+    let mut next = 0;
+    for run in &map.data {
+        let zones = run.lblk != next || run.end() > blocks;
+        if zones {
+            break;
+        }
+        next = run.end();
+        runs.push(LogRun {
+            at: run.lblk as u32,
+            start: FsBlock::new(run.pblk),
+            len: run.len as u32,
+        });
+    }
+    if next != blocks || blocks < 1024 {
+        return Ok(None);
+    }
+    Ok(LogMap::from_runs(runs).ok())
 }
 
 fn without_journal(

@@ -26,6 +26,7 @@ mod pass2;
 mod pass3;
 mod pass4;
 mod pass5;
+mod quota;
 mod relocate;
 mod session;
 mod superblock;

@@ -160,7 +160,7 @@ impl Fsck<'_, '_> {
     }
 
     /// A free block; with clusters the rest of one that the file has already.
-    fn block_for(&mut self, map: &Map, lblk: u64, near: u64) -> Option<u64> {
+    pub fn block_for(&mut self, map: &Map, lblk: u64, near: u64) -> Option<u64> {
         let ratio = 1_u64 << self.geo.cluster_ratio_bits;
         let start = lblk & !(ratio - 1);
         for other in start..start + ratio {

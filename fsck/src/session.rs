@@ -146,6 +146,10 @@ fn attempt(
         report,
     };
     fsck.check_descriptors(opened.copy)?;
+    if let Some(mut journal) = opened.restore_journal {
+        let ino = fsck.sb.s_journal_inum();
+        fsck.write_inode(ino, &mut journal)?;
+    }
     fsck.check_superblock()?;
     fsck.collect_orphans()?;
     let mut restarts = 0;
@@ -188,6 +192,7 @@ impl Fsck<'_, '_> {
         self.pass3()?;
         self.pass4()?;
         self.make_journal()?;
+        self.check_quotas()?;
         self.pass5()
     }
 
@@ -270,22 +275,6 @@ impl Fsck<'_, '_> {
 
     pub fn write_inode(&self, ino: u32, raw: &mut Raw) -> Result<()> {
         write_inode(&self.image, &self.geo, &self.groups, ino, raw)
-    }
-
-    /// Frees what an inode has that nobody else claims.
-    pub fn release_blocks(&mut self, ino: u32) -> Result<()> {
-        let raw = self.read_inode(ino)?;
-        if crate::map::has_map(&raw) {
-            let map = crate::map::read(&self.image, &self.geo, &raw)?;
-            for (first, count) in crate::pass1::clusters(&self.geo, &map) {
-                for cluster in first..first + count {
-                    if !self.twice.contains(cluster) && !self.zones.contains(cluster) {
-                        self.used.remove(cluster, 1);
-                    }
-                }
-            }
-        }
-        self.release_attributes(&raw)
     }
 
     /// One reference less to the attribute block.

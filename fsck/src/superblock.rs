@@ -12,13 +12,15 @@ use uext4::error::{Error, Incompatible};
 use uext4::format::features::KNOWN;
 use uext4::format::features::{Word, compat, incompat};
 use uext4::format::geometry::Geometry;
-use uext4::format::superblock::{OFFSET, SIZE, Superblock};
+use uext4::format::superblock::{MAGIC, OFFSET, SIZE, Superblock};
 
 pub struct Opened {
     pub sb: Superblock,
     pub geo: Geometry,
     /// It came from a copy (its block number).
     pub copy: Option<u64>,
+    /// The journal's inode as it is to be written.
+    pub restore_journal: Option<crate::inode::Raw>,
 }
 
 /// Bits of the journal's and of other uses that a checker knows besides those of `features::KNOWN`.
@@ -89,7 +91,12 @@ fn finish(sb: Superblock, geo: Geometry, copy: Option<u64>) -> Result<Opened> {
             "compressed files are not supported".to_owned(),
         ));
     }
-    Ok(Opened { sb, geo, copy })
+    Ok(Opened {
+        sb,
+        geo,
+        copy,
+        restore_journal: None,
+    })
 }
 
 /// Where copies lie by default: at the start of group 1, then of 3 and 5, for each block size.
@@ -145,6 +152,16 @@ fn lenient(
     let mut sb = Superblock::new();
     sb.put(0, &bytes);
     if matches!(reason, Error::Incompatible(Incompatible::NotExt4)) {
+        // Only a checksum can tell that everything but the magic number is there.
+        let found = sb.s_magic();
+        sb.set_s_magic(MAGIC);
+        let whole = sb.features().metadata_csum() && sb.to_bytes()[SIZE - 4..] == bytes[SIZE - 4..];
+        let at = At::new().label("s_magic").found(found.into());
+        if let (true, Ok(geo)) = (whole, sb.geometry(u64::MAX))
+            && report.fix(Problem::SuperblockField, at)?
+        {
+            return finish(sb, geo, None).map(Some);
+        }
         return Ok(None);
     }
     if let Ok(geo) = sb.geometry(u64::MAX)
@@ -168,8 +185,26 @@ fn lenient(
 
 type Repair = (&'static str, fn(&Superblock) -> u64, fn(&mut Superblock));
 
-fn repairs() -> [Repair; 4] {
+fn repairs() -> [Repair; 6] {
     [
+        (
+            "s_first_data_block",
+            |sb| sb.s_first_data_block().into(),
+            |sb| sb.set_s_first_data_block(u32::from(sb.s_log_block_size() == 0)),
+        ),
+        (
+            "s_inodes_per_group",
+            |sb| sb.s_inodes_per_group().into(),
+            |sb| {
+                let per = u64::from(sb.s_blocks_per_group().max(1));
+                let blocks = sb
+                    .s_blocks_count()
+                    .saturating_sub(sb.s_first_data_block().into());
+                let groups = blocks.div_ceil(per).max(1);
+                let inodes = u64::from(sb.s_inodes_count()) / groups;
+                sb.set_s_inodes_per_group(u32::try_from(inodes).unwrap_or(0));
+            },
+        ),
         (
             "s_reserved_gdt_blocks",
             |sb| sb.s_reserved_gdt_blocks().into(),
@@ -225,6 +260,36 @@ pub fn check_size(
 }
 
 impl crate::session::Fsck<'_, '_> {
+    /// Fields that other programs compare with others.
+    fn check_numbers(&mut self) -> Result<()> {
+        let field = |label, found: u64| At::new().label(label).found(found);
+        let bigalloc = uext4::format::features::ro_compat::BIGALLOC;
+        if !self.geo.features.has_ro_compat(bigalloc) {
+            let (found, expected) = (self.sb.s_log_cluster_size(), self.sb.s_log_block_size());
+            let at = field("s_log_cluster_size", found.into());
+            if found != expected && self.report.fix(Problem::SuperblockField, at)? {
+                self.sb.set_s_log_cluster_size(expected);
+            }
+            let (found, expected) = (self.sb.s_clusters_per_group(), self.geo.blocks_per_group);
+            let at = field("s_clusters_per_group", found.into());
+            if found != expected && self.report.fix(Problem::SuperblockField, at)? {
+                self.sb.set_s_clusters_per_group(expected);
+            }
+        }
+        let found = self.sb.s_rev_level();
+        let at = field("s_rev_level", found.into());
+        if found > 1 && self.report.fix(Problem::SuperblockField, at)? {
+            self.sb.set_s_rev_level(1);
+        }
+        let found = self.sb.s_r_blocks_count();
+        let most = self.geo.blocks_count / 2;
+        let at = field("s_r_blocks_count", found);
+        if found > most && self.report.fix(Problem::SuperblockField, at)? {
+            self.sb.set_s_r_blocks_count(self.geo.blocks_count / 20);
+        }
+        Ok(())
+    }
+
     /// Fields that nothing else depends on.
     pub fn check_superblock(&mut self) -> Result<()> {
         let room = self.geo.inode_size.saturating_sub(128);
@@ -245,6 +310,7 @@ impl crate::session::Fsck<'_, '_> {
                 self.sb.set_s_want_extra_isize(want);
             }
         }
+        self.check_numbers()?;
         if self.sb.s_state() & uext4::format::superblock::state::ERROR_FS != 0 {
             self.report.fix(Problem::ErrorRecorded, At::new())?;
         }

@@ -70,9 +70,15 @@ pub fn parse(area: &[u8], start: usize, base: usize) -> Result<Vec<Entry>, Wrong
             };
         }
         let name_len = usize::from(u8_at(area, at));
+        if name_len == 0 {
+            return Err("no name");
+        }
         let length = (ENTRY + name_len).next_multiple_of(4);
         if at + length > area.len() {
             return Err("name too long");
+        }
+        if area[at + ENTRY..at + ENTRY + name_len].contains(&0) {
+            return Err("name");
         }
         if !taken.claim(at, length) {
             return Err("overlap");

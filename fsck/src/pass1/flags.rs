@@ -98,6 +98,13 @@ impl Check<'_, '_> {
         if special && self.raw.has(flag::INDEX) || special && self.device_has_blocks() {
             return Ok(!self.fix_here(Problem::BadDevice)?);
         }
+        if special && self.raw.size() != 0 {
+            let at = At::ino(self.ino).found(self.raw.size());
+            if self.fix(Problem::SpecialSize, at)? {
+                self.raw.set_size(0);
+                self.dirty = true;
+            }
+        }
         if (special || self.raw.is_symlink()) && self.raw.has(frozen) {
             self.clear(Problem::SpecialFlags, frozen)?;
         }

@@ -129,7 +129,7 @@ impl Fsck<'_, '_> {
 
     fn resize_tables(&self) -> Vec<(usize, u64)> {
         let per_block = self.geo.block_size as usize / 4;
-        let first = u64::from(self.geo.first_data_block) + 1;
+        let first = self.geo.super_block(GroupIndex::ZERO).get() + 1;
         (0..self.geo.reserved_gdt_blocks)
             .map(|index| {
                 let table = u64::from(self.geo.desc_blocks) + u64::from(index);

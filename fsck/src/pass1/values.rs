@@ -249,19 +249,31 @@ impl Fsck<'_, '_> {
     /// Clusters beside the map that count in `i_blocks`: the attribute block's, and of values in inodes.
     pub fn attribute_clusters(&self, raw: &Raw) -> Result<u64> {
         let mut count = u64::from(raw.file_acl() != 0);
-        let mut all = Vec::new();
-        if let Some(area) = inode_area(&raw.bytes) {
-            all.extend(xattr::parse(area, 0, 0).unwrap_or_default());
-        }
-        if raw.file_acl() != 0 && crate::map::in_volume(&self.geo, raw.file_acl(), 1) {
-            let bytes = self.image.read(raw.file_acl())?;
-            all.extend(xattr::parse(&bytes, xattr::HEADER, 0).unwrap_or_default());
-        }
+        let all = self.attributes_of(raw)?;
         let cluster = u64::from(self.geo.block_size) << self.geo.cluster_ratio_bits;
         for entry in all.iter().filter(|entry| entry.value_inode != 0) {
             count += u64::from(entry.size).div_ceil(cluster);
         }
         Ok(count)
+    }
+
+    /// How many of an inode's attributes have their values in inodes.
+    pub fn values_in_inodes(&self, raw: &Raw) -> Result<u64> {
+        let all = self.attributes_of(raw)?;
+        Ok(all.iter().filter(|entry| entry.value_inode != 0).count() as u64)
+    }
+
+    fn attributes_of(&self, raw: &Raw) -> Result<Vec<Entry>> {
+        let mut all = Vec::new();
+        if let Some(area) = inode_area(&raw.bytes) {
+            all.extend(xattr::parse(area, 0, 0).unwrap_or_default());
+        }
+        let block = raw.file_acl();
+        if block != 0 && crate::map::in_volume(&self.geo, block, 1) {
+            let bytes = self.image.read(block)?;
+            all.extend(xattr::parse(&bytes, xattr::HEADER, 0).unwrap_or_default());
+        }
+        Ok(all)
     }
 
     /// Reference counts of attribute blocks.

@@ -56,7 +56,7 @@ impl Fsck<'_, '_> {
                 }
             }
         }
-        if dirblock::name(bytes, 0) == b"." && dirblock::file_type(bytes, 0) != kind {
+        if dirblock::name(bytes, 0) == b"." && ![0, kind].contains(&dirblock::file_type(bytes, 0)) {
             let at = At::dir(dir.ino).target(dir.ino).name(b".");
             let found = dirblock::file_type(bytes, 0);
             let at = at.found(found.into()).expected(kind.into());
@@ -92,7 +92,9 @@ impl Fsck<'_, '_> {
             bytes[at + HEADER..at + DOT_LEN].fill(0);
             dirblock::put(bytes, at, length, target, kind, b"..");
         }
-        if dirblock::file_type(bytes, at) != kind && dirblock::name(bytes, at) == b".." {
+        if ![0, kind].contains(&dirblock::file_type(bytes, at))
+            && dirblock::name(bytes, at) == b".."
+        {
             let found = dirblock::file_type(bytes, at);
             let here = At::dir(dir.ino).target(ino).name(b"..");
             let here = here.found(found.into()).expected(kind.into());

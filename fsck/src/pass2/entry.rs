@@ -188,9 +188,12 @@ impl Fsck<'_, '_> {
         let mut new = name.clone();
         let odd = |byte: &u8| *byte == b'/' || *byte == 0;
         if name.iter().any(odd) && self.report.fix(Problem::EntrySlash, here.clone())? {
+            // Dots alone would be a name that means something else.
+            let only = name.iter().all(|byte| odd(byte) || *byte == b'.');
+            let filler = if only { b'_' } else { b'.' };
             new.iter_mut()
                 .filter(|byte| odd(byte))
-                .for_each(|byte| *byte = b'.');
+                .for_each(|byte| *byte = filler);
         }
         if dir.casefold
             && std::str::from_utf8(&new).is_err()
@@ -210,7 +213,8 @@ impl Fsck<'_, '_> {
     fn entry_type(&mut self, bytes: &mut [u8], at: usize, known: Known, here: &At) -> Result<()> {
         let found = dirblock::file_type(bytes, at);
         let expected = self.type_in_entries(known.file_type);
-        if found == expected {
+        // 0 is "unknown", which is allowed.
+        if found == expected || found == 0 {
             return Ok(());
         }
         let problem = if self.geo.features.has_incompat(incompat::FILETYPE) {

@@ -73,6 +73,7 @@ problems! {
     60 JournalExternal Clear false false "The journal is on another device, which is not here";
     61 JournalBackup Fix true true "The superblock's copy of the journal's block map does not agree with the journal's inode";
     62 JournalFastCommitArea Fix false true "The journal's area of fast commits is larger than the journal";
+    63 JournalInodeRestored Fix true true "The journal's inode {ino} is damaged, its map in the superblock is not";
     70 OrphanListBad Clear false true "The list of orphans is damaged at inode {ino}";
     71 OrphanInode Clear true true "Inode {ino} was deleted, or was to be truncated, while it was open";
     72 OrphanFileInode Clear false true "The superblock names inode {ino} as orphan file, but it is none that can be used";
@@ -170,6 +171,7 @@ problems! {
     1084 XattrNoFeature Fix false true "Inode {ino} has attributes, but the feature ext_attr is not set";
     1085 HtreeTooDeep Clear false true "Directory {ino}: its index has {found} levels, more than are possible";
     1086 HtreeHashVersion Clear false true "Directory {ino}: its index has hash version {found}, which is not known";
+    1087 SpecialSize Fix false true "Inode {ino} is a device, socket or pipe, but has size {found}";
     1101 MultiplyClaimed Clone false true "Inode {ino} shares {found} blocks with others, from block {block}";
     1102 MultiplyClaimedDelete Delete false true "The blocks of inode {ino} cannot be copied: no space";
     1103 MultiplyClaimedMetadata Clone false true "Inode {ino} claims {found} blocks that hold metadata of the file system, from block {block}";
