@@ -27,6 +27,7 @@ use uext4::journal::recover::{self, LogMap, LogRun};
 const JOURNAL: u32 = 8;
 /// `s_jnl_blocks`: a copy of the journal's map and size.
 const BACKUP_AT: usize = 0x10c;
+const JOURNAL_UUID_AT: usize = 0xd0;
 const BACKUP_BLOCK_MAP: u8 = 1;
 
 pub struct Prepared {
@@ -63,6 +64,13 @@ pub fn prepare(
         prepared.changed |= report.fix(Problem::SuperblockField, at)?;
         opened.sb.set_s_journal_inum(JOURNAL);
         opened.geo.journal_inum = JOURNAL;
+    }
+    if opened.sb.s_journal_inum() != 0 && opened.sb.s_journal_uuid() != [0; 16] {
+        let at = At::new().label("s_journal_uuid").found(1);
+        if report.fix(Problem::SuperblockField, at)? {
+            opened.sb.put(JOURNAL_UUID_AT, &[0; 16]);
+            prepared.changed = true;
+        }
     }
     if opened.sb.s_journal_inum() == 0 {
         if needed {
@@ -295,6 +303,26 @@ fn replay(
     }
     opened.sb = sb;
     opened.geo = geo;
+    sum_counts(opened, &prepared.device)
+}
+
+/// The superblock's totals are not journaled: after a replay the descriptors know better.
+fn sum_counts(opened: &mut Opened, device: &Arc<dyn Device>) -> Result<()> {
+    let image = Image::new(Arc::clone(device), opened.geo.block_size);
+    let groups = crate::groups::load(&image, &opened.geo)?;
+    let clusters: u64 = groups
+        .iter()
+        .map(|group| u64::from(group.free_blocks))
+        .sum();
+    let inodes: u64 = groups
+        .iter()
+        .map(|group| u64::from(group.free_inodes))
+        .sum();
+    let blocks = clusters << opened.geo.cluster_ratio_bits;
+    if blocks <= opened.geo.blocks_count && inodes <= u64::from(opened.geo.inodes_count) {
+        opened.sb.set_s_free_blocks_count(blocks);
+        opened.sb.set_s_free_inodes_count(inodes as u32);
+    }
     Ok(())
 }
 

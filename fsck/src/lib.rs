@@ -19,6 +19,7 @@ mod journal;
 mod lostfound;
 mod map;
 mod mapedit;
+mod mmp;
 mod orphan;
 mod pass1;
 mod pass1b;

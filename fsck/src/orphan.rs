@@ -5,11 +5,14 @@
 
 use crate::Result;
 use crate::image::Stage;
+use crate::inode::Raw;
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
+use uext4::format::bitmap;
 use uext4::format::checksum::{self, BlockKind};
 use uext4::format::features::{compat, ro_compat};
 use uext4::format::orphan;
+use uext4::format::raw::le32;
 use uext4::format::superblock::state;
 use uext4::ids::FsBlock;
 
@@ -47,18 +50,96 @@ impl Fsck<'_, '_> {
         Ok(())
     }
 
+    /// A deleted file is freed as the kernel would have done, which is no problem worth a question.
     fn orphan(&mut self, ino: u32) -> Result<()> {
         let mut raw = self.read_inode(ino)?;
-        if !self.report.fix(Problem::OrphanInode, At::ino(ino))? {
-            return Ok(());
-        }
-        if raw.links() == 0 {
+        if raw.links() == 0 && raw.file_type() != 0 {
+            self.report
+                .note(&format!("inode {ino} was deleted while it was open: freed"));
+            self.free_on_disk(ino, &raw)?;
             raw.set_dtime(self.options.now.max(1) as u32);
         } else {
             raw.set_dtime(0);
             self.orphans.insert(ino);
         }
         self.write_inode(ino, &mut raw)
+    }
+
+    /// Clears the bits of an inode and of its clusters, and counts them as free.
+    fn free_on_disk(&mut self, ino: u32, raw: &Raw) -> Result<()> {
+        let mut clusters = Vec::new();
+        if crate::map::has_map(raw) {
+            let map = crate::map::read(&self.image, &self.geo, raw)?;
+            clusters = crate::pass1::clusters(&self.geo, &map);
+        }
+        let acl = raw.file_acl();
+        if acl != 0 && crate::map::in_volume(&self.geo, acl, 1) {
+            let count = le32(&self.image.read(acl)?, 4);
+            if count > 1 {
+                self.store_refcount(acl, count - 1)?;
+            } else {
+                clusters.push(crate::alloc::clusters_of(&self.geo, acl, 1));
+            }
+        }
+        let per_group = u64::from(self.geo.clusters_per_group);
+        for (first, count) in clusters {
+            for cluster in first..first + count {
+                let (group, bit) = (cluster / per_group, (cluster % per_group) as u32);
+                self.clear_bit(group as u32, bit, true)?;
+            }
+        }
+        let Ok((group, bit)) = self.geo.inode_place(uext4::ids::InodeNumber::new(ino)) else {
+            return Ok(());
+        };
+        if self.clear_bit(group.get(), bit, false)? && raw.is_dir() {
+            let group = &mut self.groups[group.get() as usize];
+            group.used_dirs = group.used_dirs.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Clears a bit of a group's block or inode bitmap; false when it was clear.
+    fn clear_bit(&mut self, index: u32, bit: u32, blocks: bool) -> Result<bool> {
+        let Some(group) = self.groups.get_mut(index as usize) else {
+            return Ok(false);
+        };
+        let place = if blocks {
+            group.block_bitmap
+        } else {
+            group.inode_bitmap
+        };
+        if !crate::map::in_volume(&self.geo, place, 1) {
+            return Ok(false);
+        }
+        let mut bytes = self.image.read(place)?.to_vec();
+        if !bitmap::get(&bytes, bit) {
+            return Ok(false);
+        }
+        let sum = |bytes: &[u8]| match blocks {
+            true => checksum::block_bitmap(&self.geo, bytes),
+            false => checksum::inode_bitmap(&self.geo, bytes),
+        };
+        let before = sum(&bytes);
+        bitmap::put(&mut bytes, bit, false);
+        let stored = if blocks {
+            &mut group.block_bitmap_csum
+        } else {
+            &mut group.inode_bitmap_csum
+        };
+        if *stored == before {
+            *stored = sum(&bytes);
+        }
+        if blocks {
+            group.free_blocks += 1;
+            let free = self.sb.s_free_blocks_count() + (1 << self.geo.cluster_ratio_bits);
+            self.sb.set_s_free_blocks_count(free);
+        } else {
+            group.free_inodes += 1;
+            let free = self.sb.s_free_inodes_count().saturating_add(1);
+            self.sb.set_s_free_inodes_count(free);
+        }
+        self.image.write(place, bytes, Stage::Bitmap)?;
+        Ok(true)
     }
 
     fn orphan_file(&mut self) -> Result<()> {
@@ -88,7 +169,6 @@ impl Fsck<'_, '_> {
         let kind = BlockKind::OrphanFile {
             seed: raw.seed(&self.geo, ino),
         };
-        let mut any = false;
         let blocks = raw.size() / u64::from(self.geo.block_size);
         for lblk in 0..blocks.min(1 << 16) {
             let Some(block) = map.find(lblk) else {
@@ -107,35 +187,29 @@ impl Fsck<'_, '_> {
                     let at = bytes.len() - 8;
                     uext4::format::raw::put_le32(&mut bytes, at, orphan::MAGIC);
                 }
-            } else if present {
-                any |= self.orphan_block(&mut bytes)?;
-            } else if (0..orphan::slots(&bytes)).any(|slot| orphan::get(&bytes, slot).is_some())
-                && self
-                    .report
-                    .fix(Problem::OrphanPresentMissing, At::ino(ino))?
-            {
-                self.orphan_block(&mut bytes)?;
+            } else {
+                let any =
+                    (0..orphan::slots(&bytes)).any(|slot| orphan::get(&bytes, slot).is_some());
+                let at = At::ino(ino);
+                if any && (present || self.report.fix(Problem::OrphanPresentMissing, at)?) {
+                    self.orphan_block(&mut bytes)?;
+                }
             }
             checksum::stamp(kind, &self.geo, place, &mut bytes);
             self.image.write(block, bytes, Stage::Body)?;
         }
+        // Every mount that writes sets the flag; that nothing is in the file is usual.
         if present {
-            if !any {
-                self.report
-                    .fix(Problem::OrphanPresentWithoutNeed, At::ino(ino))?;
-            }
             self.drop_present();
         }
         Ok(())
     }
 
-    fn orphan_block(&mut self, bytes: &mut [u8]) -> Result<bool> {
-        let mut any = false;
+    fn orphan_block(&mut self, bytes: &mut [u8]) -> Result<()> {
         for slot in 0..orphan::slots(bytes) {
             let Some(ino) = orphan::get(bytes, slot) else {
                 continue;
             };
-            any = true;
             let possible = ino.get() >= self.geo.first_ino && ino.get() <= self.geo.inodes_count;
             if possible {
                 self.orphan(ino.get())?;
@@ -145,7 +219,7 @@ impl Fsck<'_, '_> {
             }
             orphan::put(bytes, slot, None);
         }
-        Ok(any)
+        Ok(())
     }
 
     fn drop_present(&mut self) {

@@ -101,6 +101,7 @@ pub fn run(device: Arc<dyn Device>, options: &Options, report: &mut Reporter<'_>
     outcome
 }
 
+/// Opens the file system and takes it; gives it back whatever the check ends with.
 fn attempt(
     device: Arc<dyn Device>,
     options: &Options,
@@ -108,8 +109,26 @@ fn attempt(
     outcome: &mut Outcome,
 ) -> Result<()> {
     let opened = crate::superblock::open(&device, options, report)?;
+    let opened = crate::superblock::check_size(&device, opened, report)?;
+    let guard = match options.answer {
+        Answer::No => None,
+        _ => crate::mmp::claim(&device, &opened, options.now, report)?,
+    };
+    let done = check_opened(device, opened, options, report, outcome);
+    match guard.map(crate::mmp::Guard::release) {
+        Some(Err(error)) if done.is_ok() => Err(error),
+        _ => done,
+    }
+}
+
+fn check_opened(
+    device: Arc<dyn Device>,
+    mut opened: crate::superblock::Opened,
+    options: &Options,
+    report: &mut Reporter<'_>,
+    outcome: &mut Outcome,
+) -> Result<()> {
     let read_only = options.answer == Answer::No;
-    let mut opened = crate::superblock::check_size(&device, opened, report)?;
     let prepared = crate::journal::prepare(device, &mut opened, read_only, report)?;
     let (sb, geo) = (opened.sb, opened.geo);
     if !options.force && !prepared.changed && opened.copy.is_none() && is_clean(&sb) {

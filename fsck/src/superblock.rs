@@ -157,14 +157,14 @@ fn lenient(
         sb.set_s_magic(MAGIC);
         let whole = sb.features().metadata_csum() && sb.to_bytes()[SIZE - 4..] == bytes[SIZE - 4..];
         let at = At::new().label("s_magic").found(found.into());
-        if let (true, Ok(geo)) = (whole, sb.geometry(u64::MAX))
+        if let (true, Ok(geo)) = (whole, sb.geometry(device.len()))
             && report.fix(Problem::SuperblockField, at)?
         {
             return finish(sb, geo, None).map(Some);
         }
         return Ok(None);
     }
-    if let Ok(geo) = sb.geometry(u64::MAX)
+    if let Ok(geo) = sb.geometry(device.len())
         && report.fix(Problem::SuperblockChecksum, At::new())?
     {
         return finish(sb, geo, None).map(Some);
@@ -172,7 +172,7 @@ fn lenient(
     for (label, found, repair) in repairs() {
         let mut tried = sb.clone();
         repair(&mut tried);
-        let Ok(geo) = tried.geometry(u64::MAX) else {
+        let Ok(geo) = tried.geometry(device.len()) else {
             continue;
         };
         let at = At::new().label(label).found(found(&sb));
@@ -293,8 +293,9 @@ impl crate::session::Fsck<'_, '_> {
     /// Fields that nothing else depends on.
     pub fn check_superblock(&mut self) -> Result<()> {
         let room = self.geo.inode_size.saturating_sub(128);
-        let good =
-            |bytes: u16| bytes == 0 || bytes >= 4 && bytes % 4 == 0 && u32::from(bytes) <= room;
+        let good = |bytes: u16| {
+            bytes == 0 || bytes >= 4 && bytes.is_multiple_of(4) && u32::from(bytes) <= room
+        };
         let want = u16::try_from(room.min(32)).unwrap_or(0);
         let found = self.sb.s_min_extra_isize();
         if room > 0 && !good(found) {

@@ -251,7 +251,7 @@ impl<'a, 'l> Check<'a, 'l> {
         let room = self.raw.bytes.len().saturating_sub(128);
         self.raw.file_type() == 0
             || usize::from(self.raw.extra_isize()) > room
-            || self.raw.extra_isize() % 4 != 0
+            || !self.raw.extra_isize().is_multiple_of(4)
     }
 
     fn remember(&mut self) {

@@ -10,7 +10,7 @@ use crate::map::{Map, Run, in_volume, raw_extent, raw_index};
 use crate::problem::{At, Problem};
 use std::collections::HashSet;
 use uext4::format::checksum::{self, BlockKind};
-use uext4::format::extent::{FILE_BLOCKS, Header};
+use uext4::format::extent::{self, FILE_BLOCKS, Header};
 use uext4::ids::FsBlock;
 
 #[derive(Default)]
@@ -39,6 +39,14 @@ impl Check<'_, '_> {
     }
 
     fn node(&mut self, bytes: &[u8], header: Header, tree: &mut Tree) -> Result<()> {
+        let room = extent::capacity(bytes.len());
+        // Two entries less are allowed for what may stand behind them.
+        if header.max + 2 < room {
+            let at = At::ino(self.ino)
+                .found(header.max as u64)
+                .expected(room as u64);
+            tree.changed |= self.fix(Problem::ExtentMax, at)?;
+        }
         for index in 0..header.entries {
             if header.depth == 0 {
                 self.leaf_entry(bytes, index, tree)?;

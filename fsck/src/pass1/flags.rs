@@ -95,7 +95,7 @@ impl Check<'_, '_> {
         }
         let special = self.raw.is_special();
         let frozen = flag::IMMUTABLE | flag::APPEND;
-        if special && self.raw.has(flag::INDEX) || special && self.device_has_blocks() {
+        if special && (self.raw.has(flag::INDEX) || self.device_has_blocks()) {
             return Ok(!self.fix_here(Problem::BadDevice)?);
         }
         if special && self.raw.size() != 0 {
@@ -247,8 +247,8 @@ impl Check<'_, '_> {
         }
         let extra = self.raw.extra_isize();
         let room = size - 128;
-        let good =
-            extra == 0 || (usize::from(extra) >= 4 && extra % 4 == 0 && usize::from(extra) <= room);
+        let good = extra == 0
+            || (usize::from(extra) >= 4 && extra.is_multiple_of(4) && usize::from(extra) <= room);
         if !good {
             let at = At::ino(self.ino).found(extra.into());
             if self.fix(Problem::ExtraIsize, at)? {

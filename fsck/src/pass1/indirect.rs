@@ -49,7 +49,9 @@ impl Check<'_, '_> {
                 Problem::IllegalIndirect
             };
             if self.fix(problem, at)? {
-                if self.illegal % ILLEGAL_MAX == 0 && self.fix_here(Problem::TooManyIllegal)? {
+                if self.illegal.is_multiple_of(ILLEGAL_MAX)
+                    && self.fix_here(Problem::TooManyIllegal)?
+                {
                     return Ok(Pointer::GiveUp);
                 }
                 return Ok(Pointer::Dropped);

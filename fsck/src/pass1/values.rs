@@ -20,17 +20,18 @@ impl Check<'_, '_> {
     pub fn attributes(&mut self) -> Result<bool> {
         self.attributes_in_inode()?;
         self.attribute_block()?;
-        if self.raw.has(flag::INLINE_DATA) && self.has_inline_data.is_none() {
-            if self.fix_here(Problem::InlineNoAttribute)? {
-                self.raw.clear_flag(flag::INLINE_DATA);
-                self.raw.i_block_mut().fill(0);
-                self.raw.set_size(0);
-                if self.extents_supported() {
-                    self.raw.set_flags(self.raw.flags() | flag::EXTENTS);
-                    uext4::format::extent::init(self.raw.i_block_mut(), 0);
-                }
-                self.dirty = true;
+        if self.raw.has(flag::INLINE_DATA)
+            && self.has_inline_data.is_none()
+            && self.fix_here(Problem::InlineNoAttribute)?
+        {
+            self.raw.clear_flag(flag::INLINE_DATA);
+            self.raw.i_block_mut().fill(0);
+            self.raw.set_size(0);
+            if self.extents_supported() {
+                self.raw.set_flags(self.raw.flags() | flag::EXTENTS);
+                uext4::format::extent::init(self.raw.i_block_mut(), 0);
             }
+            self.dirty = true;
         }
         self.encryption_context()
     }

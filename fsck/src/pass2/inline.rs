@@ -59,9 +59,8 @@ pub fn drop_value(raw: &mut Raw) {
         .into_iter()
         .filter(|one| !one.is_inline_data())
         .collect();
-    if left.is_empty() {
-        raw.bytes[start..].fill(0);
-    } else if !uext4::format::xattr::write_inode(&mut raw.bytes, &left) {
+    let kept = !left.is_empty() && uext4::format::xattr::write_inode(&mut raw.bytes, &left);
+    if !kept {
         raw.bytes[start..].fill(0);
     }
 }

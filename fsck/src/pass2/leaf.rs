@@ -78,7 +78,7 @@ fn is_sound(bytes: &[u8], at: usize, end: usize) -> bool {
     }
     let length = dirblock::rec_len(bytes, at);
     length >= SHORTEST
-        && length % 4 == 0
+        && length.is_multiple_of(4)
         && length <= left
         && HEADER + dirblock::name_len(bytes, at) <= length
 }

@@ -80,7 +80,6 @@ problems! {
     73 OrphanFileBlock Clear false true "Block {lblk} of the orphan file is damaged";
     74 OrphanFileEntry Clear false true "The orphan file names inode {found}, which cannot be one";
     75 OrphanFileWithoutFeature Clear false true "There is an orphan file, but the feature orphan_file is not set";
-    76 OrphanPresentWithoutNeed Fix true true "The superblock says that the orphan file is in use, but nothing in it is";
     77 OrphanFileSize Fix false true "The orphan file's size is {found} instead of {expected}";
     78 OrphanPresentMissing Fix true true "The orphan file holds inodes, but the superblock does not say so";
     80 MmpBlock Fix false true "The block for multi-mount protection is damaged ({label})";
@@ -172,6 +171,7 @@ problems! {
     1085 HtreeTooDeep Clear false true "Directory {ino}: its index has {found} levels, more than are possible";
     1086 HtreeHashVersion Clear false true "Directory {ino}: its index has hash version {found}, which is not known";
     1087 SpecialSize Fix false true "Inode {ino} is a device, socket or pipe, but has size {found}";
+    1088 ExtentMax Fix false true "Inode {ino}: an extent node says that it has room for {found} entries instead of {expected}";
     1101 MultiplyClaimed Clone false true "Inode {ino} shares {found} blocks with others, from block {block}";
     1102 MultiplyClaimedDelete Delete false true "The blocks of inode {ino} cannot be copied: no space";
     1103 MultiplyClaimedMetadata Clone false true "Inode {ino} claims {found} blocks that hold metadata of the file system, from block {block}";
