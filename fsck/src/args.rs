@@ -32,9 +32,6 @@ pub struct Args {
     /// Look for the superblock with this block size
     #[arg(short = 'B', value_name = "BYTES")]
     block_size: Option<u32>,
-    /// Rebuild directories
-    #[arg(short = 'D')]
-    directories: bool,
     /// Extended options: journal_only
     #[arg(short = 'E', value_name = "OPTIONS", value_delimiter = ',')]
     extended: Vec<String>,
@@ -95,9 +92,6 @@ fn checked(args: Args) -> Parsed {
     {
         return refuse(&format!("option -E {other} is not supported"));
     }
-    if args.directories && args.no {
-        return refuse("-D changes directories and cannot go with -n");
-    }
     if args.journal_only() && args.no {
         return refuse("-E journal_only writes and cannot go with -n");
     }
@@ -124,10 +118,9 @@ impl Args {
     pub fn options(&self, now: u64) -> Options {
         Options {
             answer: self.answer(),
-            force: self.force || self.directories || self.superblock.is_some(),
+            force: self.force || self.superblock.is_some(),
             superblock: self.superblock,
             block_size: self.block_size,
-            optimize_directories: self.directories,
             now,
         }
     }

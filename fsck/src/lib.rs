@@ -63,8 +63,6 @@ pub struct Options {
     pub superblock: Option<u64>,
     /// `-B`: block size, where `superblock` is given.
     pub block_size: Option<u32>,
-    /// `-D`: rebuild all directories.
-    pub optimize_directories: bool,
     /// Seconds since 1970, for times that are written.
     pub now: u64,
 }

@@ -25,6 +25,9 @@ pub struct Screen {
     verbose: bool,
     timing: bool,
     progress: Option<i32>,
+    /// Where programs read the progress.
+    sink: Option<std::fs::File>,
+    device: String,
     pass: u8,
     started: Instant,
     findings: Vec<Finding>,
@@ -39,6 +42,8 @@ impl Screen {
             verbose: args.verbose,
             timing: args.timing > 0,
             progress: args.progress,
+            sink: args.progress.filter(|fd| *fd > 0).and_then(open),
+            device: args.device.display().to_string(),
             pass: 0,
             started: Instant::now(),
             findings: Vec::new(),
@@ -91,6 +96,11 @@ impl Screen {
     }
 }
 
+fn open(fd: i32) -> Option<std::fs::File> {
+    let path = format!("/proc/self/fd/{fd}");
+    std::fs::OpenOptions::new().append(true).open(path).ok()
+}
+
 impl Listener for Screen {
     fn finding(&mut self, finding: &Finding) {
         if self.json {
@@ -115,7 +125,11 @@ impl Listener for Screen {
         }
     }
 
-    fn progress(&mut self, pass: u8, _done: u64, _all: u64) {
+    fn progress(&mut self, pass: u8, done: u64, all: u64) {
+        if let Some(sink) = &mut self.sink {
+            // A reader that went away is no reason to stop.
+            let _ = writeln!(sink, "{pass} {done} {all} {}", self.device);
+        }
         if pass != self.pass {
             self.pass = pass;
             let name = PASSES.get(usize::from(pass)).unwrap_or(&"");

@@ -84,7 +84,7 @@ fn options_that_contradict_or_are_not_known_are_exit_16() {
         &["-n", "-y"],
         &["-y", "-E", "fixes_only"],
         &["-n", "-E", "journal_only"],
-        &["-n", "-D"],
+        &["-y", "-D"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_fsck-uext4"))
             .args(args)
