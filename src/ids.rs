@@ -4,6 +4,10 @@
 //! Invariants: no operators, only checked methods; an `FsBlock` read from disk exists only after
 //! `Geometry::fs_block` has checked its range.
 
+mod hash;
+
+pub use hash::{NumberMap, NumberSet};
+
 use std::fmt;
 
 macro_rules! number {

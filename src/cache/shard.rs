@@ -5,16 +5,16 @@
 //! (transactions hold the dirty ones) and that had no use since the hand passed last.
 
 use crate::cache::buffer::BufferRef;
-use crate::ids::FsBlock;
-use std::collections::{HashMap, HashSet, VecDeque};
+use crate::ids::{FsBlock, NumberMap, NumberSet};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 #[derive(Default)]
 pub(super) struct Shard {
-    buffers: HashMap<FsBlock, BufferRef>,
+    buffers: NumberMap<FsBlock, BufferRef>,
     /// The clock: blocks in the order of their coming; a place may be stale.
     hand: VecDeque<FsBlock>,
-    pub(super) loading: HashSet<FsBlock>,
+    pub(super) loading: NumberSet<FsBlock>,
 }
 
 impl Shard {
@@ -36,7 +36,7 @@ impl Shard {
         }
         self.hand.push_back(block);
         if self.hand.len() > 2 * self.buffers.len() + 64 {
-            let mut seen = HashSet::new();
+            let mut seen = NumberSet::default();
             self.hand
                 .retain(|b| self.buffers.contains_key(b) && seen.insert(*b));
         }

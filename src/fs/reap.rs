@@ -186,8 +186,8 @@ impl Fs {
         core.dtime = u32::try_from(self.now().seconds).unwrap_or(u32::MAX);
         core.links_count = 0;
         core.size = 0;
-        self.save(handle, node, &core)?;
-        self.store.set_dtime(handle, ino, core.dtime)?;
+        self.store.bury(handle, ino, &core)?;
+        node.changed_in(handle.tid());
         // From here on the number may be given out again: nothing may be left that would be taken for the new inode's.
         self.table.remove(ino);
         self.reaper.done(ino);

@@ -58,6 +58,13 @@ impl InodeStore {
         })
     }
 
+    /// The last state of an inode that is freed, its deletion time included. 1 credit.
+    pub fn bury(&self, handle: &Handle<'_>, ino: InodeNumber, inode: &Inode) -> Result<()> {
+        self.edit(handle, ino, &mut |slot| {
+            inode.write_to(slot, self.geo(), ino);
+        })
+    }
+
     /// A new inode: zeroes its slot first. 1 credit.
     pub fn create(&self, handle: &Handle<'_>, ino: InodeNumber, inode: &Inode) -> Result<()> {
         self.edit(handle, ino, &mut |slot| {

@@ -8,13 +8,13 @@ use crate::alloc::{Allocator, PreallocTree};
 use crate::canary::{Canary, canary};
 use crate::error::{Posix, Result};
 use crate::format::inode::Inode;
-use crate::ids::{InodeNumber, Tid};
+use crate::ids::{InodeNumber, NumberMap, NumberSet, Tid};
 use crate::inode::InodeStore;
 use crate::inode::delayed::Delayed;
 use crate::memory::shrinker::Shrinker;
 use crate::memory::{Charge, Class, Memory};
 use crate::sync::{Condvar, Mutex, Rank, RankToken, RwLock};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -150,10 +150,10 @@ impl Drop for IoInFlight {
 
 #[derive(Default)]
 struct Shard {
-    nodes: HashMap<InodeNumber, NodeRef>,
+    nodes: NumberMap<InodeNumber, NodeRef>,
     /// The clock: nodes in the order of their coming; a place may be stale.
     hand: VecDeque<InodeNumber>,
-    loading: HashSet<InodeNumber>,
+    loading: NumberSet<InodeNumber>,
     /// The newest transaction that changed a node dropped since: its inode may not be durable yet.
     dropped: Option<Tid>,
     /// Size below which no further sweep is tried.
@@ -288,7 +288,7 @@ impl Shard {
         }
         self.hand.push_back(node.ino);
         if self.hand.len() > 2 * self.nodes.len() + 64 {
-            let mut seen = HashSet::new();
+            let mut seen = NumberSet::default();
             self.hand
                 .retain(|ino| self.nodes.contains_key(ino) && seen.insert(*ino));
         }

@@ -7,23 +7,23 @@
 use crate::cache::{BufferRef, Snapshot};
 use crate::canary::{Canary, canary};
 use crate::error::Result;
-use crate::ids::{FsBlock, Tid};
+use crate::ids::{FsBlock, NumberMap, Tid};
 use crate::journal::log::{Log, LogPosition};
 use crate::journal::{Committer, Journal};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 #[derive(Default)]
 pub(super) struct Checkpoints {
     oldest_first: VecDeque<Checkpoint>,
     /// The list that a block stands in.
-    list_of: HashMap<FsBlock, Tid>,
+    list_of: NumberMap<FsBlock, Tid>,
 }
 
 struct Checkpoint {
     tid: Tid,
     first: LogPosition,
     /// The buffer is held so that the cache does not read older bytes from home.
-    blocks: HashMap<FsBlock, (BufferRef, Snapshot)>,
+    blocks: NumberMap<FsBlock, (BufferRef, Snapshot)>,
 }
 
 impl Checkpoints {

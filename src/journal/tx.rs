@@ -6,8 +6,7 @@
 use crate::cache::BufferRef;
 use crate::canary::{Canary, canary};
 use crate::error::{Error, Result};
-use crate::ids::{FsBlock, Tid};
-use std::collections::{HashMap, HashSet};
+use crate::ids::{FsBlock, NumberMap, NumberSet, Tid};
 use std::time::Duration;
 
 /// Told once whether something has become durable.
@@ -97,11 +96,11 @@ pub(super) struct Transaction {
     pub(super) handles: u32,
     /// Credits of open handles not used yet.
     pub(super) reserved: u32,
-    pub(super) buffers: HashMap<FsBlock, BufferRef>,
+    pub(super) buffers: NumberMap<FsBlock, BufferRef>,
     /// Older copies of these blocks in the log must not be replayed.
-    pub(super) revoked: HashSet<FsBlock>,
+    pub(super) revoked: NumberSet<FsBlock>,
     /// Freed metadata blocks: nothing may write them home once this has committed.
-    pub(super) forgotten: HashSet<FsBlock>,
+    pub(super) forgotten: NumberSet<FsBlock>,
 }
 
 impl Transaction {
@@ -111,9 +110,9 @@ impl Transaction {
             started,
             handles: 0,
             reserved: 0,
-            buffers: HashMap::new(),
-            revoked: HashSet::new(),
-            forgotten: HashSet::new(),
+            buffers: NumberMap::default(),
+            revoked: NumberSet::default(),
+            forgotten: NumberSet::default(),
         }
     }
 
