@@ -389,14 +389,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     let journal = Journal::new(Arc::clone(&cache), Arc::clone(&clock), log, interval);
     journal.listen(Arc::clone(&alloc) as Arc<_>);
     let superblock = superblock_state(&sb, &cache, &journal_runs);
-    let xattrs = Arc::new(Xattrs::new(
-        Arc::clone(&cache),
-        Arc::clone(&alloc),
-        Arc::clone(&store),
-        Arc::clone(&map),
-    ));
-    let dirs = Directories::new(Arc::clone(&cache), Arc::clone(&map), Arc::clone(&alloc))
-        .with_inline(Arc::new(SystemData(Arc::clone(&xattrs))));
+    let (xattrs, dirs) = names(&cache, &alloc, &store, &map);
     let table = InodeTable::new(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&alloc));
     let reaper = Arc::new(Reaper::new());
     let known = Arc::new(Known::new(&memory));
@@ -452,6 +445,24 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     fs.journal
         .set_activation(Arc::new(Activate(Arc::downgrade(&fs))));
     Ok(fs)
+}
+
+/// Attributes, and directories, which may keep entries among them.
+fn names(
+    cache: &Arc<BlockCache>,
+    alloc: &Arc<Allocator>,
+    store: &Arc<InodeStore>,
+    map: &Arc<Map>,
+) -> (Arc<Xattrs>, Directories) {
+    let xattrs = Arc::new(Xattrs::new(
+        Arc::clone(cache),
+        Arc::clone(alloc),
+        Arc::clone(store),
+        Arc::clone(map),
+    ));
+    let dirs = Directories::new(Arc::clone(cache), Arc::clone(map), Arc::clone(alloc))
+        .with_inline(Arc::new(SystemData(Arc::clone(&xattrs))));
+    (xattrs, dirs)
 }
 
 fn superblock_state(
