@@ -1,17 +1,15 @@
 //! Delayed allocation without FUSE: what is accepted is seen at once, reaches the disk late or never, and is never lost; the disk
 //! never tells of data that is not there.
 
-#[path = "cuts/disk.rs"]
-mod disk;
-
-use disk::{Disk, Faulty, Rng, Ticks};
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use uext4::device::Device;
+use uext4::device::fault::{Faults, Faulty};
 use uext4::device::record::{self, Event, Record};
+use uext4::device::sim::{Disk, Image, Rng, Ticks};
 use uext4::error::{Error, Posix};
 use uext4::file::{Fallocate, Whence};
 use uext4::fs::{Caller, Fs, NewNode, Options, RenameMode, SetAttr, WriteMode};
@@ -105,7 +103,7 @@ fn holds(events: &[Event], value: u8) -> bool {
 
 #[test]
 fn files_deleted_before_writeback_never_touch_the_disk() {
-    let record = Arc::new(Record::new(Disk::new(image("32M", &[]))));
+    let record = Arc::new(Record::new(Disk::new(Image::new(&image("32M", &[])))));
     let fs = mount(Arc::clone(&record) as Arc<_>);
     let before = fs.statfs();
     let ino = create(&fs, "short");
@@ -129,7 +127,7 @@ fn files_deleted_before_writeback_never_touch_the_disk() {
 
 #[test]
 fn delayed_data_is_seen_by_everybody() {
-    let record = Arc::new(Record::new(Disk::new(image("32M", &[]))));
+    let record = Arc::new(Record::new(Disk::new(Image::new(&image("32M", &[])))));
     let fs = mount(Arc::clone(&record) as Arc<_>);
     let ino = create(&fs, "file");
     write(&fs, ino, 100, &[1; 5000]);
@@ -188,7 +186,7 @@ fn shrink_and_grow(fs: &Fs, ino: InodeNumber) {
 /// What is on the disk after a commit that another file asked for.
 #[test]
 fn the_size_never_comes_before_the_data() {
-    let disk = Disk::new(image("32M", &[]));
+    let disk = Disk::new(Image::new(&image("32M", &[])));
     let fs = mount(Arc::clone(&disk) as Arc<_>);
     let ino = create(&fs, "file");
     fs.fsync_wait(ino).expect("fsync");
@@ -199,20 +197,20 @@ fn the_size_never_comes_before_the_data() {
     };
     fs.setattr(Caller::default(), ino, &mode).expect("chmod");
     commit(&fs, "other");
-    let cut = mount(Disk::new(disk.bytes()));
+    let cut = mount(Disk::new(Image::new(&disk.image().bytes())));
     let attr = cut.getattr(ino).expect("getattr");
     assert_eq!((attr.size, attr.mode & 0o777), (0, 0o600));
     fs.fsync_wait(ino).expect("fsync");
-    let cut = mount(Disk::new(disk.bytes()));
+    let cut = mount(Disk::new(Image::new(&disk.image().bytes())));
     assert_eq!(cut.getattr(ino).expect("getattr").size, 10_000);
     assert!(read(&cut, ino, 0, 10_000).iter().all(|&b| b == 1));
     fs.unmount().expect("unmount");
-    check(&disk.bytes());
+    check(&disk.image().bytes());
 }
 
 #[test]
 fn data_grows_no_older_than_it_may() {
-    let record = Arc::new(Record::new(Disk::new(image("32M", &[]))));
+    let record = Arc::new(Record::new(Disk::new(Image::new(&image("32M", &[])))));
     let clock = Arc::new(Ticks::default());
     let fs = Fs::mount_at(
         Arc::clone(&record) as Arc<_>,
@@ -233,7 +231,7 @@ fn data_grows_no_older_than_it_may() {
 
 #[test]
 fn what_replaces_a_file_is_there_before_the_name() {
-    let disk = Disk::new(image("32M", &[]));
+    let disk = Disk::new(Image::new(&image("32M", &[])));
     let fs = mount(Arc::clone(&disk) as Arc<_>);
     let old = create(&fs, "file");
     write(&fs, old, 0, &[1; 5000]);
@@ -244,7 +242,7 @@ fn what_replaces_a_file_is_there_before_the_name() {
     fs.rename(Caller::default(), from, to, RenameMode::Replace)
         .expect("rename");
     commit(&fs, "first");
-    let cut = mount(Disk::new(disk.bytes()));
+    let cut = mount(Disk::new(Image::new(&disk.image().bytes())));
     let found = cut.lookup(ROOT, b"file").expect("the name");
     assert_eq!((found.ino, found.size), (new, 9000));
     assert!(read(&cut, new, 0, 9000).iter().all(|&b| b == 2));
@@ -260,7 +258,7 @@ fn what_replaces_a_file_is_there_before_the_name() {
     write(&fs, new, 0, &[3; 7000]);
     fs.release(new, true);
     commit(&fs, "second");
-    let cut = mount(Disk::new(disk.bytes()));
+    let cut = mount(Disk::new(Image::new(&disk.image().bytes())));
     assert!(read(&cut, new, 0, 9000) == [3; 7000]);
     fs.unmount().expect("unmount");
 }
@@ -269,11 +267,11 @@ fn what_replaces_a_file_is_there_before_the_name() {
 #[test]
 fn a_cut_between_data_and_commit_shows_nothing_stale() {
     let mut base = image("16M", &["-O", "metadata_csum"]);
-    let fs = mount(Disk::new(base.clone()));
+    let fs = mount(Disk::new(Image::new(&base.clone())));
     let ino = create(&fs, "stale");
     let free = fs.statfs().free;
     drop(fs);
-    let disk = Disk::new(base.clone());
+    let disk = Disk::new(Image::new(&base.clone()));
     let fs = mount(Arc::clone(&disk) as Arc<_>);
     let filler = create(&fs, "stale");
     assert_eq!(ino, filler);
@@ -286,9 +284,9 @@ fn a_cut_between_data_and_commit_shows_nothing_stale() {
     fs.unlink(ROOT, b"stale").expect("unlink");
     fs.forget(filler, 1);
     fs.unmount().expect("unmount");
-    base = disk.bytes();
+    base = disk.image().bytes();
 
-    let record = Arc::new(Record::new(Disk::new(base.clone())));
+    let record = Arc::new(Record::new(Disk::new(Image::new(&base.clone()))));
     let fs = mount(Arc::clone(&record) as Arc<_>);
     let mut rng = Rng(11);
     let files: Vec<_> = (0..4).map(|i| create(&fs, &format!("f{i}"))).collect();
@@ -313,7 +311,7 @@ fn a_cut_between_data_and_commit_shows_nothing_stale() {
         if rng.below(4) > 0 {
             continue;
         }
-        let cut = mount(Disk::new(disk.clone()));
+        let cut = mount(Disk::new(Image::new(&disk.clone())));
         for ino in &files {
             let Ok(attr) = cut.getattr(*ino) else {
                 continue;
@@ -326,12 +324,19 @@ fn a_cut_between_data_and_commit_shows_nothing_stale() {
 
 #[test]
 fn a_failed_write_is_told_to_every_sync_and_loses_no_reader() {
-    let disk = Disk::new(image("32M", &[]));
+    let disk = Disk::new(Image::new(&image("32M", &[])));
     let fs = mount(Arc::clone(&disk) as Arc<_>);
     let ino = create(&fs, "file");
     fs.unmount().expect("unmount");
     // The first write after the mount is the data's.
-    let fs = mount(Faulty::new(disk, 0));
+    let fs = mount(Arc::new(Faulty::new(
+        disk,
+        Faults {
+            eio_write: Some(1),
+            ..Faults::default()
+        },
+        || {},
+    )));
     write(&fs, ino, 0, &[9; 5000]);
     for _ in 0..3 {
         assert!(fs.fsync_wait(ino).is_err());
@@ -343,7 +348,7 @@ fn a_failed_write_is_told_to_every_sync_and_loses_no_reader() {
 
 #[test]
 fn no_more_waits_for_the_disk_than_may() {
-    let fs = mount(Disk::new(image("64M", &[])));
+    let fs = mount(Disk::new(Image::new(&image("64M", &[]))));
     let ino = create(&fs, "file");
     (0..384).for_each(|i| write(&fs, ino, i << 17, &[i as u8; 1 << 17]));
     let peak = fs.memory().snapshot().class(Class::Dirty).peak;
@@ -366,7 +371,7 @@ fn no_more_waits_for_the_disk_than_may() {
 /// The same with flushers at work and writers that are quicker than the disk.
 #[test]
 fn throttled_writers_come_through() {
-    let disk = Disk::new(image("160M", &[]));
+    let disk = Disk::new(Image::new(&image("160M", &[])));
     let fs = mount(Arc::clone(&disk) as Arc<_>);
     fs.start_threads().expect("threads");
     let files: Vec<_> = (0..4).map(|i| create(&fs, &format!("f{i}"))).collect();
@@ -387,7 +392,7 @@ fn throttled_writers_come_through() {
         }
     }
     fs.unmount().expect("unmount");
-    check(&disk.bytes());
+    check(&disk.image().bytes());
 }
 
 /// Files that were accepted, with their contents' seed.
@@ -433,7 +438,7 @@ fn a_full_file_system_loses_nothing_that_was_accepted() {
         &[],
         &["-b", "1024", "-O", "^extent,^64bit"],
     ] {
-        let disk = Disk::new(image("24M", form));
+        let disk = Disk::new(Image::new(&image("24M", form)));
         let start = mount(Arc::clone(&disk) as Arc<_>);
         // The directory keeps its blocks when its names go.
         let names: Vec<_> = (0..300).map(|i| format!("{i:0100}")).collect();
@@ -461,7 +466,7 @@ fn a_full_file_system_loses_nothing_that_was_accepted() {
             fs.unmount()
                 .expect("unmount: all that was accepted has its space");
             drop(fs);
-            check(&disk.bytes());
+            check(&disk.image().bytes());
             let fs = mount(Arc::clone(&disk) as Arc<_>);
             assert!(fs.statfs().free < 64, "{:?}", fs.statfs());
             for ((ino, name), (size, value)) in &accepted {
@@ -473,7 +478,7 @@ fn a_full_file_system_loses_nothing_that_was_accepted() {
             assert_eq!(fs.statfs().free, before, "{form:?} round {round}");
             fs.unmount().expect("unmount");
             drop(fs);
-            check(&disk.bytes());
+            check(&disk.image().bytes());
         }
     }
 }
@@ -490,7 +495,7 @@ fn remove(fs: &Fs, accepted: &Accepted) {
 /// Files that grow side by side, a little at a time, lie in few pieces.
 #[test]
 fn appenders_side_by_side_get_large_extents() {
-    let disk = Disk::new(image("128M", &[]));
+    let disk = Disk::new(Image::new(&image("128M", &[])));
     let fs = mount(Arc::clone(&disk) as Arc<_>);
     let files: Vec<_> = (0..8).map(|i| create(&fs, &format!("f{i}"))).collect();
     files.iter().for_each(|ino| fs.opened(*ino, true));
@@ -502,7 +507,7 @@ fn appenders_side_by_side_get_large_extents() {
     fs.unmount().expect("unmount");
     let dir = tempfile::tempdir().expect("a scratch directory");
     let path = dir.path().join("image");
-    std::fs::write(&path, disk.bytes()).expect("the image");
+    std::fs::write(&path, disk.image().bytes()).expect("the image");
     for i in 0..8 {
         let output = Command::new("debugfs")
             .args(["-R", &format!("stat f{i}")])
@@ -518,7 +523,7 @@ fn appenders_side_by_side_get_large_extents() {
 
 #[test]
 fn errors_are_of_the_right_kind() {
-    let fs = mount(Disk::new(image("32M", &[])));
+    let fs = mount(Disk::new(Image::new(&image("32M", &[]))));
     let ino = create(&fs, "file");
     let error = fs
         .write(ino, u64::MAX - 5, &[1; 10], KEEP)

@@ -4,7 +4,7 @@
 #[path = "common/harness.rs"]
 mod harness;
 
-use harness::{Image, Kind, Mount, Scratch, judge, run};
+use harness::{Kind, Mount, Scratch, judge, run};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -86,6 +86,7 @@ fn judge_recorded(path: &Path) {
 #[cfg(feature = "faults")]
 mod by_option {
     use super::*;
+    use harness::Image;
     use std::time::{Duration, Instant};
 
     fn start(scratch: &Scratch, options: &str) -> (Image, Mount) {
