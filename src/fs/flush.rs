@@ -4,7 +4,7 @@
 //! Invariants: a flusher takes no inode lock and has memory of its own, so it waits for no request; where no thread serves the
 //! queue, whoever asks does the work.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Posix, Result};
 use crate::fs::{Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
@@ -20,6 +20,9 @@ pub(super) const THREADS: usize = 2;
 const TICK: Duration = Duration::from_millis(250);
 /// So much is flushed where fsync was asked for: a hop to another thread costs more.
 const IN_PLACE_BLOCKS: usize = 64;
+
+/// Slices without any progress that a write waits.
+const PATIENCE: u32 = 3000;
 
 enum Work {
     /// Flush, then make durable, then tell.
@@ -201,7 +204,19 @@ impl Fs {
     /// Waits, before a write takes its first lock, while too much is delayed. Its end is the flushers' progress, or an error
     /// that ends all writing.
     pub(super) fn throttle(&self) -> Result<()> {
+        let mut least = self.memory.dirty();
+        let mut slices = 0;
         while self.memory.is_over_dirty_limit() {
+            let dirty = self.memory.dirty();
+            (least, slices) = if dirty < least {
+                (dirty, 0)
+            } else {
+                (least, slices + 1)
+            };
+            if slices > PATIENCE {
+                // What is delayed finds no place, against all claims: nothing may be added to it.
+                return Err(Posix::NoSpc.into());
+            }
             if self.is_read_only() {
                 return Err(Error::Aborted);
             }
