@@ -320,8 +320,12 @@ impl Fsck<'_, '_> {
     /// Empties an inode that is to be free.
     pub fn clear_inode(&mut self, ino: u32) -> Result<()> {
         let mut raw = self.read_inode(ino)?;
-        raw.set_links(0);
-        raw.set_dtime(self.options.now as u32);
+        if ino < self.geo.first_ino && ino != 2 {
+            raw.bytes.fill(0);
+        } else {
+            raw.set_links(0);
+            raw.set_dtime(self.options.now as u32);
+        }
         self.write_inode(ino, &mut raw)?;
         self.inodes.set(ino, crate::inodes::Known::default());
         self.dirs.remove(&ino);

@@ -23,8 +23,10 @@ pub struct Opened {
     pub restore_journal: Option<crate::inode::Raw>,
 }
 
-/// Bits of the journal's and of other uses that a checker knows besides those of `features::KNOWN`.
-const ENCRYPTED_AND_ALL: u32 = 0;
+/// Features that never meant anything on disk: imagic_inodes, lazy_bg, exclude_bitmap.
+const COMPAT_OLD: u32 = 0x2 | 0x40 | 0x100;
+/// snapshot, replica
+const RO_COMPAT_OLD: u32 = 0x80 | 0x800;
 
 pub fn open(
     device: &Arc<dyn Device>,
@@ -74,12 +76,23 @@ fn finish(sb: Superblock, geo: Geometry, copy: Option<u64>) -> Result<Opened> {
     let known = KNOWN
         .iter()
         .filter(|feature| feature.word == Word::Incompat)
-        .fold(ENCRYPTED_AND_ALL, |bits, feature| bits | feature.bit);
+        .fold(0, |bits, feature| bits | feature.bit);
     let unknown = features.incompat & !known;
     if unknown != 0 {
         return Err(Stop::Unusable(
             Error::from(Incompatible::UnknownIncompat(unknown)).to_string(),
         ));
+    }
+    let unknown_to = |word: Word, bits: u32| {
+        let of_word = KNOWN.iter().filter(|feature| feature.word == word);
+        bits & !of_word.fold(0, |known, feature| known | feature.bit)
+    };
+    let compat = unknown_to(Word::Compat, features.compat) & !COMPAT_OLD;
+    let ro_compat = unknown_to(Word::RoCompat, features.ro_compat) & !RO_COMPAT_OLD;
+    if compat != 0 || ro_compat != 0 {
+        return Err(Stop::Unusable(format!(
+            "unknown features: compat {compat:#x}, ro_compat {ro_compat:#x}; a newer checker may know them"
+        )));
     }
     if features.has_incompat(incompat::JOURNAL_DEV) {
         return Err(Stop::Unusable(

@@ -70,9 +70,6 @@ pub fn parse(area: &[u8], start: usize, base: usize) -> Result<Vec<Entry>, Wrong
             };
         }
         let name_len = usize::from(u8_at(area, at));
-        if name_len == 0 {
-            return Err("no name");
-        }
         let length = (ENTRY + name_len).next_multiple_of(4);
         if at + length > area.len() {
             return Err("name too long");
@@ -86,6 +83,9 @@ pub fn parse(area: &[u8], start: usize, base: usize) -> Result<Vec<Entry>, Wrong
         let size = le32(area, at + 8);
         let offset = usize::from(le16(area, at + 2));
         let value_inode = le32(area, at + 4);
+        if value_inode == 0 && !offset.is_multiple_of(4) {
+            return Err("value place");
+        }
         let mut value = Vec::new();
         if value_inode == 0 && size > 0 {
             let from = offset.checked_sub(base).ok_or("value outside")?;

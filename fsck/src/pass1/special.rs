@@ -11,7 +11,7 @@ use crate::map::in_volume;
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
 use uext4::format::features::compat;
-use uext4::format::inode::mode;
+use uext4::format::inode::{flag, mode};
 use uext4::format::raw::{le32, put_le32};
 use uext4::ids::GroupIndex;
 
@@ -105,14 +105,20 @@ impl Fsck<'_, '_> {
         let raw = self.read_inode(RESIZE)?;
         let block = u64::from(raw.pointer(DOUBLE));
         let right = raw.checksum_is_right(&self.geo, RESIZE);
+        let counted = self.geo.cluster_ratio_bits != 0
+            || raw.sectors(&self.geo) == self.resize_blocks() * u64::from(self.geo.block_size >> 9);
+        let plain = raw.is_reg() && raw.links() == 1 && raw.dtime() == 0 && raw.file_acl() == 0;
         let shape = right
-            && raw.is_reg()
-            && raw.links() == 1
+            && plain
+            && counted
+            && raw.flags() & (flag::EXTENTS | flag::INLINE_DATA) == 0
+            && raw.size() <= self.geo.max_file_size(false)
             && in_volume(&self.geo, block, 1)
             && !self.zones.contains(cluster_of(&self.geo, block))
             && (0..15).all(|slot| (slot == DOUBLE) == (raw.pointer(slot) != 0));
         if shape && self.resize_blocks_are_right(block)? {
             let (first, count) = clusters_of(&self.geo, block, 1);
+            self.zones.add(first, count);
             let twice = &mut self.twice;
             self.used.insert(first, count, |a, n| twice.add(a, n));
             return Ok(());
@@ -125,6 +131,18 @@ impl Fsck<'_, '_> {
             return Err(crate::Stop::Restart);
         }
         Ok(())
+    }
+
+    /// Blocks that the inode counts: its own, those kept, and the copies of these.
+    fn resize_blocks(&self) -> u64 {
+        let copies = self
+            .geo
+            .groups()
+            .skip(1)
+            .filter(|group| self.geo.has_super(*group));
+        let per_block = self.geo.block_size as usize / 4;
+        let each = 1 + copies.take(per_block).count() as u64;
+        1 + u64::from(self.geo.reserved_gdt_blocks) * each
     }
 
     fn resize_tables(&self) -> Vec<(usize, u64)> {
