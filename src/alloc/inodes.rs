@@ -196,7 +196,7 @@ impl Groups {
             && self.is_uninit(&desc, flag::BLOCK_UNINIT)
             && !state.corrupt
         {
-            match self.prepare_bitmap(&mut blocks, &mut desc, &mut state) {
+            match self.prepare_bitmap(&mut blocks, &mut desc, &state) {
                 Ok(()) => self.publish_block_bitmap(blocks, &mut desc),
                 Err(error) => self.mark_corrupt(&mut state, &error),
             }

@@ -147,7 +147,7 @@ impl Groups {
         let mut descs = handle.write(&desc_buffer)?;
         let mut state = group.lock();
         let mut desc = self.parse(&descs, index)?;
-        if let Err(error) = self.prepare_bitmap(&mut bitmap, &mut desc, &mut state) {
+        if let Err(error) = self.prepare_bitmap(&mut bitmap, &mut desc, &state) {
             self.mark_corrupt(&mut state, &error);
             return Err(error);
         }
