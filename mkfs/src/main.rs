@@ -57,7 +57,7 @@ fn run(args: &Args) -> Result<(), MakeError> {
 /// Makes the file, and the file system in it; without the latter the file goes again.
 fn create(args: &Args, size: u64) -> Result<(), MakeError> {
     let options = args.options(size)?;
-    let plan = plan(args, &options)?;
+    let mut plan = plan(args, &options)?;
     if args.dry_run {
         report::made(args, &plan);
         return Ok(());
@@ -69,6 +69,8 @@ fn create(args: &Args, size: u64) -> Result<(), MakeError> {
         .open(&args.device)
         .and_then(|file| file.set_len(offset + size))
         .map_err(|source| file_error(&args.device, source))?;
+    // A new file is one hole.
+    plan.options.zeroed = true;
     let made = open(args).and_then(|device| fill(args, &plan, device));
     if made.is_err() {
         // The first error is the one that matters.
@@ -96,7 +98,7 @@ fn overwrite(args: &Args, size: Option<u64>) -> Result<(), MakeError> {
     if extended.lazy_itable_init.is_none() && device.is_block_device() {
         options.lazy_itable_init = Path::new(KERNEL_ZEROES_TABLES).exists();
     }
-    let plan = plan(args, &options)?;
+    let mut plan = plan(args, &options)?;
     if args.dry_run {
         report::made(args, &plan);
         return Ok(());
@@ -110,6 +112,7 @@ fn overwrite(args: &Args, size: Option<u64>) -> Result<(), MakeError> {
         plan.check_device(&device)?;
         device.discard(0, plan.len())?;
     }
+    plan.options.zeroed |= !device.is_block_device() && is_one_hole(&args.device);
     fill(args, &plan, device)
 }
 
@@ -145,6 +148,13 @@ fn open(args: &Args) -> Result<FileDevice, MakeError> {
         ..Access::default()
     };
     FileDevice::open(&args.device, &access).map_err(|error| MakeError::Open(error.to_string()))
+}
+
+/// Whether a file has no data at all, so that every byte of it is zero.
+fn is_one_hole(path: &Path) -> bool {
+    let found =
+        std::fs::File::open(path).map(|file| rustix::fs::seek(file, rustix::fs::SeekFrom::Data(0)));
+    matches!(found, Ok(Err(rustix::io::Errno::NXIO)))
 }
 
 fn lengthen(path: &Path, size: u64) -> Result<(), MakeError> {

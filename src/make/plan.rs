@@ -89,6 +89,8 @@ pub struct Plan {
     touched: Vec<bool>,
     /// Clusters that no file can ever use.
     overhead: u64,
+    /// Free blocks of each group, once everything has its place.
+    free: Vec<u32>,
 }
 
 const FIRST_INO: u32 = 11;
@@ -133,8 +135,12 @@ impl Plan {
             space,
             touched,
             overhead,
+            free: Vec::new(),
         };
         plan.place_files()?;
+        plan.free = (0..plan.numbers.group_count)
+            .map(|group| plan.count_free(group) as u32)
+            .collect();
         Ok(plan)
     }
 
@@ -196,12 +202,14 @@ impl Plan {
     }
 
     pub fn free_blocks(&self) -> u64 {
-        (0..self.numbers.group_count)
-            .map(|group| self.group_free_blocks(group))
-            .sum()
+        self.free.iter().map(|&free| u64::from(free)).sum()
     }
 
     pub fn group_free_blocks(&self, group: u32) -> u64 {
+        self.free.get(group as usize).copied().unwrap_or(0).into()
+    }
+
+    fn count_free(&self, group: u32) -> u64 {
         self.numbers.group_blocks(group) - self.space.used_in(self.group_run(group))
     }
 
@@ -340,7 +348,7 @@ impl Plan {
         let (start, around) = if numbers.log_groups_per_flex > 0 && middle > flex_size {
             let aligned = middle & !(flex_size - 1);
             let first = (aligned..numbers.group_count)
-                .find(|&group| self.group_free_blocks(group) > 0)
+                .find(|&group| self.count_free(group) > 0)
                 .unwrap_or(0);
             (first, first)
         } else {
@@ -350,7 +358,7 @@ impl Plan {
         // Of equals, the first.
         (start..=end)
             .rev()
-            .max_by_key(|&group| self.group_free_blocks(group))
+            .max_by_key(|&group| self.count_free(group))
             .unwrap_or(start)
     }
 

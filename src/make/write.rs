@@ -78,6 +78,9 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn wipe(&self) -> Result<()> {
+        if self.plan.options.zeroed {
+            return Ok(());
+        }
         let len = self.device.len();
         self.device.write_zeroes(0, WIPE_HEAD.min(len))?;
         let tail = len.saturating_sub(WIPE_TAIL);
@@ -92,6 +95,9 @@ impl Writer<'_> {
 
     /// All tables, neighbours at once; lazily, only what inodes in use need.
     fn zero_inode_tables(&self) -> Result<()> {
+        if self.plan.options.zeroed {
+            return Ok(());
+        }
         let numbers = &self.plan.numbers;
         if self.is_lazy() {
             let used = self.plan.used_inodes() * numbers.inode_size;
@@ -233,6 +239,9 @@ impl Writer<'_> {
     }
 
     fn zero(&self, run: Run) -> Result<()> {
+        if self.plan.options.zeroed {
+            return Ok(());
+        }
         let block_size = u64::from(self.plan.numbers.block_size);
         self.device
             .write_zeroes(run.start * block_size, run.len * block_size)

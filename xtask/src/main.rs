@@ -2,6 +2,7 @@
 
 mod bench;
 mod crash;
+mod corrupt;
 mod install;
 mod killtest;
 mod rules;
@@ -38,6 +39,8 @@ enum Task {
     Killtest(killtest::Options),
     /// Cut the power at every write of seeded runs, and look for what was synced.
     Crash(crash::Options),
+    /// Damage images field by field, and compare fsck.uext4 with e2fsck.
+    Corrupt(corrupt::Options),
     /// Check layers, unsafe, file headers and sizes.
     Tidy,
     /// What a merge needs: tidy, clippy, test.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::NullServer { directory } => bench::null_server(&directory),
         Task::Killtest(options) => killtest::run(&root(), &options),
         Task::Crash(options) => crash::run(&root(), &options),
+        Task::Corrupt(options) => corrupt::run(&root(), &options),
         Task::Tidy => tidy::run(&root()),
         Task::Ci => test::ci(&root()),
         Task::Install(options) => install::run(&root(), &options),
