@@ -39,9 +39,12 @@ pub use rename::RenameMode;
 pub use setattr::{SetAttr, SetTime};
 pub use write::{Bytes, WriteMode};
 
+// What callers of the operations need of lower layers.
+pub use crate::clock::Clock;
+pub use crate::xattr::SetMode;
+
 use crate::alloc::Allocator;
 use crate::cache::BlockCache;
-use crate::clock::Clock;
 use crate::device::Device;
 use crate::dir::Directories;
 use crate::error::{Posix, Result};

@@ -8,14 +8,12 @@ use super::node::{Event, Node, NodeKind, join};
 use super::owners::Owners;
 use std::sync::Arc;
 use std::time::Duration;
-use uext4::clock::Clock;
 use uext4::device::Device;
 use uext4::error::{Error, Posix, Result};
 use uext4::format::time::Timestamp;
-use uext4::fs::{Attr, Caller, Fs, NewNode, Options, SetAttr, SetTime, WriteMode};
+use uext4::fs::{Attr, Caller, Clock, Fs, NewNode, Options, SetAttr, SetMode, SetTime, WriteMode};
 use uext4::ids::InodeNumber;
 use uext4::make::{MakeError, Plan};
-use uext4::xattr::SetMode;
 
 const MEMORY: u64 = 512 << 20;
 const ROOT: Caller = Caller {
