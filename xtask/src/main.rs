@@ -1,8 +1,8 @@
 //! Set-up, tests, house rules and installation of uext4: `cargo xtask --help`.
 
 mod bench;
-mod crash;
 mod corrupt;
+mod crash;
 mod install;
 mod killtest;
 mod rules;
