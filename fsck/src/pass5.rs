@@ -27,30 +27,18 @@ impl Fsck<'_, '_> {
         }
         self.files = u64::from(self.geo.inodes_count).saturating_sub(free_inodes);
         let free_blocks = free_clusters << self.geo.cluster_ratio_bits;
+        // The kernel writes the superblock's totals at unmount only, and believes the descriptors.
         let found = self.sb.s_free_blocks_count();
-        if found != free_blocks {
-            let at = At::new().found(found).expected(free_blocks);
-            // The kernel writes the superblock's counts at unmount only.
-            if self.totals_matter() && self.report.fix(Problem::FreeBlocks, at)?
-                || !self.totals_matter()
-            {
-                self.sb.set_s_free_blocks_count(free_blocks);
-            }
+        let at = At::new().found(found).expected(free_blocks);
+        if found != free_blocks && self.report.hint(Problem::FreeBlocks, at)? {
+            self.sb.set_s_free_blocks_count(free_blocks);
         }
         let found = u64::from(self.sb.s_free_inodes_count());
-        if found != free_inodes {
-            let at = At::new().found(found).expected(free_inodes);
-            if self.totals_matter() && self.report.fix(Problem::FreeInodes, at)?
-                || !self.totals_matter()
-            {
-                self.sb.set_s_free_inodes_count(free_inodes as u32);
-            }
+        let at = At::new().found(found).expected(free_inodes);
+        if found != free_inodes && self.report.hint(Problem::FreeInodes, at)? {
+            self.sb.set_s_free_inodes_count(free_inodes as u32);
         }
         Ok(())
-    }
-
-    fn totals_matter(&self) -> bool {
-        true
     }
 
     fn clusters_in(&self, group: u32) -> u32 {

@@ -105,6 +105,16 @@ impl<'a> Reporter<'a> {
         Ok(yes)
     }
 
+    /// Reports a number that nobody relies on, which is corrected in passing: with `-n` it is no damage.
+    pub fn hint(&mut self, problem: Problem, at: At) -> Result<bool> {
+        let before = self.found;
+        let yes = self.fix(problem, at)?;
+        if self.answer == Answer::No {
+            self.found = before;
+        }
+        Ok(yes)
+    }
+
     pub fn note(&mut self, text: &str) {
         self.listener.note(text);
     }

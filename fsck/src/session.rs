@@ -320,7 +320,10 @@ impl Fsck<'_, '_> {
     /// Empties an inode that is to be free.
     pub fn clear_inode(&mut self, ino: u32) -> Result<()> {
         let mut raw = self.read_inode(ino)?;
-        if ino < self.geo.first_ino && ino != 2 {
+        let room = raw.bytes.len().saturating_sub(crate::inode::OLD_SIZE);
+        let extra = usize::from(raw.extra_isize());
+        let odd = extra > room || !extra.is_multiple_of(4);
+        if odd || ino < self.geo.first_ino && ino != 2 {
             raw.bytes.fill(0);
         } else {
             raw.set_links(0);

@@ -156,3 +156,44 @@ fn what_the_kernel_left_behind_is_replayed() {
     let names = succeed("debugfs", &["-R", "ls -p /", text(&copy)]);
     assert_eq!(names.matches("/file ").count(), 100);
 }
+
+/// The checker in process, as tests of other parts call it.
+#[test]
+fn the_library_finds_and_repairs() {
+    use fsck::report::{Collect, Reporter};
+    use uext4::device::file::{Access, FileDevice};
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path());
+    let script = dir.path().join("script");
+    std::fs::write(&script, "mkdir a\nmkdir a/b\nclri a\n").unwrap();
+    succeed("debugfs", &["-w", "-f", text(&script), text(&image)]);
+    let check = |answer| {
+        let device = FileDevice::open(&image, &Access::default()).unwrap();
+        let options = fsck::Options {
+            answer,
+            force: true,
+            now: 1_700_000_000,
+            ..fsck::Options::default()
+        };
+        let mut found = Collect::default();
+        let mut report = Reporter::new(answer, &mut found);
+        let outcome = fsck::check(std::sync::Arc::new(device), &options, &mut report);
+        (outcome.status, found.0)
+    };
+    let before = std::fs::read(&image).unwrap();
+    let (status, found) = check(fsck::Answer::No);
+    assert_eq!(status, fsck::exit::UNCORRECTED, "{found:?}");
+    assert!(std::fs::read(&image).unwrap() == before);
+    // Directory b hangs in the air, and the entry of a leads nowhere.
+    for name in ["EntryUnused", "DirectoryUnconnected"] {
+        assert!(
+            found.iter().any(|finding| finding.name == name),
+            "{name}: {found:?}"
+        );
+    }
+    assert_eq!(check(fsck::Answer::Yes).0, fsck::exit::CORRECTED);
+    let (status, found) = check(fsck::Answer::No);
+    assert_eq!((status, found.len()), (fsck::exit::CLEAN, 0));
+    succeed("e2fsck", &["-fn", text(&image)]);
+    assert!(succeed("debugfs", &["-R", "ls -p /lost+found", text(&image)]).contains("/#"));
+}
