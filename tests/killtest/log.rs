@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Bytes of a block of the file that is overwritten in place; each names its version.
 pub const BLOCK: usize = 4096;
 /// What the device may tear a block at.
-const PIECE: usize = 1024;
+const PIECE: usize = 512;
 /// Blocks of that file.
 pub const BLOCKS: usize = 48;
 
