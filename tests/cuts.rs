@@ -4,6 +4,8 @@
 //!
 //! Source: the design's judges; the issue on crashes.
 
+#[path = "cuts/drain.rs"]
+mod drain;
 #[path = "cuts/fleet.rs"]
 mod fleet;
 #[path = "cuts/form.rs"]
@@ -95,6 +97,11 @@ fn what_was_lost_once_survives() {
 fn images_without_a_journal_keep_what_was_synced() {
     let synced: usize = (1..=3).map(no_journal::cut_without_a_journal).sum();
     assert!(synced > 100, "{synced} files");
+}
+
+#[test]
+fn a_truncation_waits_for_reads_in_flight() {
+    assert!(drain::a_read_keeps_its_blocks(None));
 }
 
 /// What `cargo xtask crash` runs.

@@ -138,6 +138,7 @@ impl Files {
         let transfers = self.transfers(&pieces);
         if canary(Canary::EarlySize) {
             self.map_pieces(token, node, pieces, claim)?;
+            self.journal.commit_running()?;
             return self.write_all(transfers);
         }
         self.write_all(transfers)?;

@@ -4,6 +4,7 @@
 //! Invariants: one transaction each; directories are moved one at a time and never below themselves; a replaced inode that
 //! loses its last name goes onto the orphan list in the same transaction.
 
+use crate::canary::{Canary, canary};
 use crate::dir::{Entry, FileType};
 use crate::error::{Error, Posix, Result};
 use crate::format::inode::{Inode, flag, mode};
@@ -62,7 +63,8 @@ impl Fs {
         check_name(name)?;
         check_name(new_name)?;
         self.check_writable()?;
-        if mode != RenameMode::NoReplace {
+        let early = !canary(Canary::NoEarlyFlush);
+        if mode != RenameMode::NoReplace && early {
             self.flush_source((parent, name), (new_parent, new_name))?;
         }
         let mut token = self.memory.admit(need::RENAME);
@@ -93,7 +95,7 @@ impl Fs {
         };
         let _children = lock_children(&moved);
         self.check_rename(&moved, mode)?;
-        if moved.target.is_some() && !moved.source.delayed.lock().is_clean() {
+        if early && moved.target.is_some() && !moved.source.delayed.lock().is_clean() {
             // Written again since it was flushed: a flush needs none of our locks.
             self.flush_node(&mut token, &moved.source)?;
         }

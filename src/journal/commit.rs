@@ -81,6 +81,8 @@ impl Journal {
             blocks.sort_unstable_by_key(|(buffer, _)| buffer.block());
             let mut revoked: Vec<_> = tx.revoked.into_iter().collect();
             revoked.sort_unstable();
+            #[cfg(feature = "canaries")]
+            crate::canary::keep_revokes(&mut revoked);
             Frozen {
                 tid: tx.tid,
                 blocks,

@@ -229,6 +229,11 @@ fn canaries(request: &Request) -> Result<(), String> {
             }
         }
     }
+    if crate::drain::a_read_keeps_its_blocks(Some(Canary::NoDrain)) {
+        missed.push("NoDrain".into());
+    } else {
+        println!("NoDrain: caught after 1 read in flight");
+    }
     if missed.is_empty() {
         Ok(())
     } else {

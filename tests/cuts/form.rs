@@ -146,6 +146,8 @@ pub enum Profile {
     Space,
     /// Names and links.
     Names,
+    /// Commits alone, never a round of the committer: the log stays full, and its tail moves when it must.
+    Full,
 }
 
 /// Everything that a run depends on but its operations.
@@ -172,17 +174,32 @@ impl Setup {
             4 => Profile::Space,
             _ => Profile::Names,
         };
+        if seed % 6 == 5 {
+            return Self::full(seed, form.name, 10 + rng.below(60) as u32);
+        }
         Self {
             form: form.name.into(),
             seed,
             profile,
-            spare: (rng.below(2) == 0).then(|| 80 + rng.below(200)),
+            spare: (rng.below(2) == 0).then(|| 40 + rng.below(200)),
             room: (rng.below(4) > 0).then(|| 10 + rng.below(200) as u32),
             clean_after: if rng.below(2) == 0 {
                 0
             } else {
                 rng.below(150) as u32
             },
+        }
+    }
+
+    /// The log is full but for a little.
+    fn full(seed: u64, form: &str, room: u32) -> Self {
+        Self {
+            form: form.into(),
+            seed,
+            profile: Profile::Full,
+            spare: None,
+            room: Some(room),
+            clean_after: 0,
         }
     }
 
@@ -229,7 +246,13 @@ impl Setup {
         } else {
             let piece = vec![1; 64 << 10];
             for offset in (0..length).step_by(piece.len()) {
-                fs.write(filler, offset, &piece, WriteMode::default())?;
+                // The map takes space, too.
+                if fs
+                    .write(filler, offset, &piece, WriteMode::default())
+                    .is_err()
+                {
+                    break;
+                }
             }
         }
         fs.sync_all()

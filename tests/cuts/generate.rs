@@ -63,6 +63,18 @@ impl Generator {
 
     /// The next operation.
     pub fn next(&mut self, model: &Model) -> Op {
+        let op = self.draw(model);
+        let rounds = matches!(
+            op,
+            Op::Fsync(_) | Op::Fdatasync(_) | Op::Step { .. } | Op::Clean | Op::Remount
+        );
+        if rounds && self.profile == Profile::Full {
+            return Op::Sync;
+        }
+        op
+    }
+
+    fn draw(&mut self, model: &Model) -> Op {
         if let Some(op) = self.chain.pop_front() {
             return op;
         }
@@ -91,9 +103,13 @@ impl Generator {
             },
             71..85 => self.fsync(paths),
             85..90 => Op::Sync,
-            90..95 => Op::Step {
-                millis: [0, 100, 6000][self.rng.below(3) as usize],
-            },
+            90..95 => {
+                let millis = [0, 100, 6000][self.rng.below(3) as usize];
+                if self.rng.below(2) == 0 {
+                    self.chain.push_back(Op::Flush { millis });
+                }
+                Op::Step { millis }
+            }
             95..97 => Op::Clean,
             97..98 => Op::Remount,
             _ => self.recycle(paths),

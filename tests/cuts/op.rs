@@ -93,6 +93,10 @@ pub enum Op {
     Step {
         millis: u64,
     },
+    /// Time goes by, and a round of the flushers.
+    Flush {
+        millis: u64,
+    },
     /// Everything home and the file system marked clean.
     Clean,
     /// The last users of this many nameless inodes go.
@@ -308,6 +312,10 @@ impl Run {
             Op::Step { millis } => self.op(|run| {
                 run.clock.advance(Duration::from_millis(*millis));
                 run.fs.commit_step()
+            }),
+            Op::Flush { millis } => self.op(|run| {
+                run.clock.advance(Duration::from_millis(*millis));
+                run.fs.flush_step().map(|_| ())
             }),
             Op::Clean => self.op(|run| run.fs.mark_clean()),
             Op::Forget { count } => (0..*count).try_for_each(|_| self.forget()),

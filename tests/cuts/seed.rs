@@ -90,12 +90,12 @@ pub fn record(
 }
 
 #[cfg(feature = "canaries")]
-fn select(canary: Option<Canary>) {
+pub fn select(canary: Option<Canary>) {
     uext4::canary::select(canary);
 }
 
 #[cfg(not(feature = "canaries"))]
-fn select(canary: Option<Canary>) {
+pub fn select(canary: Option<Canary>) {
     assert!(canary.is_none(), "built without the feature `canaries`");
 }
 
