@@ -213,6 +213,21 @@ impl Allocator {
         self.groups.load_buddy(group, frames)
     }
 
+    /// The groups in which a file has blocks set aside.
+    pub fn preallocated_groups(&self, tree: &Mutex<PreallocTree>) -> Vec<GroupIndex> {
+        tree.lock().groups()
+    }
+
+    /// Keeps bitmap and buddy of every group in memory in which blocks are set aside, from now on or no more.
+    pub fn pin_buddies(&self, on: bool) {
+        self.groups.pin.store(on, Ordering::Relaxed);
+    }
+
+    /// Bytes of memory that are kept for that.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.groups.pinned_bytes()
+    }
+
     /// What `load_buddy` would cost now.
     pub fn buddy_cost(&self, group: GroupIndex) -> Result<BuddyCost> {
         self.groups.buddy_cost(group)

@@ -5,6 +5,7 @@
 //! the mount is in place and answers.
 
 pub mod args;
+mod ask;
 mod daemon;
 pub mod failure;
 mod info;
@@ -37,7 +38,13 @@ pub fn main() -> ExitCode {
     let outcome = match command {
         Command::Mount(request) => launch::run(&request, &arguments),
         Command::Umount(request) => umount::umount(&request),
-        Command::Sync { directory } => umount::sync(&directory),
+        Command::Sync { directory } => ask::sync(&directory),
+        Command::Stats {
+            directory,
+            json,
+            watch,
+        } => ask::stats(&directory, json, watch),
+        Command::Evict { directory } => ask::evict(&directory),
         Command::Info {
             source,
             offset,

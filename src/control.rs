@@ -7,6 +7,7 @@
 pub mod client;
 pub mod holders;
 pub mod signals;
+pub mod stats;
 
 use crate::sync::{Mutex, Rank};
 use rustix::net::sockopt::socket_peercred;
@@ -27,6 +28,10 @@ pub enum Request {
     /// Everything durable.
     Sync,
     Info,
+    /// Gauges and counts.
+    Stats,
+    /// Every inode and clean block that can leave memory does.
+    Evict,
     /// The last log records.
     Log,
     /// Answered twice: at once, and when the daemon has written everything after the unmount.
@@ -45,6 +50,9 @@ pub enum Reply {
 pub trait Served: Send + Sync {
     fn sync(&self) -> Result<(), String>;
     fn info(&self) -> serde_json::Value;
+    /// Takes no lock that anybody holds while it waits.
+    fn stats(&self) -> serde_json::Value;
+    fn evict(&self) -> serde_json::Value;
     fn log(&self) -> Vec<String>;
 }
 
@@ -156,6 +164,8 @@ fn answer(stream: &mut UnixStream, served: &dyn Served) -> io::Result<Request> {
             .sync()
             .map_or_else(Reply::Error, |()| Reply::Ok(serde_json::Value::Null)),
         Request::Info => Reply::Ok(served.info()),
+        Request::Stats => Reply::Ok(served.stats()),
+        Request::Evict => Reply::Ok(served.evict()),
         Request::Log => Reply::Ok(served.log().into()),
         Request::Umount => Reply::Ok(std::process::id().into()),
     };
@@ -182,6 +192,12 @@ mod tests {
         fn info(&self) -> serde_json::Value {
             serde_json::json!({ "source": "a.img" })
         }
+        fn stats(&self) -> serde_json::Value {
+            serde_json::json!({ "inodes": 5 })
+        }
+        fn evict(&self) -> serde_json::Value {
+            7.into()
+        }
         fn log(&self) -> Vec<String> {
             vec!["one".into()]
         }
@@ -195,6 +211,8 @@ mod tests {
         let ask = |request| Client::connect(device).unwrap().ask(request);
         assert_eq!(ask(Request::Info).unwrap()["source"], "a.img");
         assert_eq!(ask(Request::Log).unwrap()[0], "one");
+        assert_eq!(ask(Request::Stats).unwrap()["inodes"], 5);
+        assert_eq!(ask(Request::Evict).unwrap(), 7);
         assert!(
             ask(Request::Sync)
                 .unwrap_err()

@@ -10,6 +10,7 @@ mod attr;
 mod create;
 mod descriptors;
 mod errors;
+mod evict;
 mod flush;
 mod ioctl;
 mod known;
@@ -48,6 +49,7 @@ use crate::cache::BlockCache;
 use crate::device::Device;
 use crate::dir::Directories;
 use crate::error::{Posix, Result};
+use crate::evict::Evictor;
 use crate::file::Files;
 use crate::format::geometry::Geometry;
 use crate::format::inode::Inode;
@@ -92,6 +94,8 @@ pub struct Options {
     pub atime: bool,
     /// Tell the device about blocks that were freed.
     pub discard: bool,
+    /// How inodes leave memory.
+    pub evict: crate::evict::Settings,
 }
 
 impl Default for Options {
@@ -112,6 +116,7 @@ impl Default for Options {
             writethrough: false,
             atime: true,
             discard: false,
+            evict: crate::evict::Settings::default(),
         }
     }
 }
@@ -142,7 +147,8 @@ pub struct Fs {
     pub(crate) journal: Arc<Journal>,
     pub(crate) alloc: Arc<Allocator>,
     pub(crate) store: Arc<InodeStore>,
-    pub(crate) table: InodeTable,
+    pub(crate) table: Arc<InodeTable>,
+    pub(crate) evictor: Evictor,
     pub(crate) orphans: Arc<Orphans>,
     pub(crate) dirs: Directories,
     pub(crate) xattrs: Arc<Xattrs>,

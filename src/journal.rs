@@ -19,12 +19,13 @@ use crate::cache::BlockCache;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ids::Tid;
-use crate::memory::{Memory, Token};
+use crate::memory::{Memory, Reserve, Token};
 use crate::sync::{Condvar, Mutex, Rank};
 use checkpoint::Checkpoints;
 use handle::CommitListener;
 use log::Log;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tx::State;
 pub use tx::Waiter;
@@ -60,6 +61,24 @@ pub struct Journal {
     committer: Mutex<Committer>,
     listeners: Mutex<Vec<Arc<dyn CommitListener>>>,
     activation: Mutex<Option<Arc<dyn Activation>>>,
+    pinned: Pinned,
+    /// How many of them there may be.
+    pinned_max: u64,
+}
+
+/// Blocks whose memory only a commit or a checkpoint frees.
+#[derive(Default)]
+struct Pinned {
+    running: AtomicU64,
+    committing: AtomicU64,
+    checkpoints: AtomicU64,
+}
+
+impl Pinned {
+    fn total(&self) -> u64 {
+        let parts = [&self.running, &self.committing, &self.checkpoints];
+        parts.map(|part| part.load(Ordering::Relaxed)).iter().sum()
+    }
 }
 
 struct Committer {
@@ -86,6 +105,7 @@ impl Journal {
         let by_memory = u32::try_from(memory.cap() / 6 / u64::from(cache.geometry().block_size))
             .unwrap_or(u32::MAX);
         let limit = by_log.min(by_memory).clamp(2 * CREDITS_MAX, 65_536);
+        let pinned_max = memory.cap() / 3 / memory.frame_cost();
         Arc::new(Self {
             cache,
             memory,
@@ -106,6 +126,8 @@ impl Journal {
             ),
             listeners: Mutex::new(Rank::Leaf, Vec::new()),
             activation: Mutex::new(Rank::Leaf, None),
+            pinned: Pinned::default(),
+            pinned_max: pinned_max.max(u64::from(2 * limit)),
         })
     }
 
@@ -282,14 +304,17 @@ impl Journal {
                 done(result.clone());
             }
         }
+        let crowded = self.pinned.total() > self.pinned_max / 3 * 2;
         if committer
             .log
             .as_ref()
-            .is_some_and(|log| log.free() < log.capacity() / 2)
+            .is_some_and(|log| crowded || log.free() < log.capacity() / 2)
         {
             self.state.lock().check()?;
-            let done =
-                self.checkpoint_until(&mut committer, |log| log.free() >= log.capacity() / 4 * 3);
+            let _memory = self.memory.draw_on(Reserve::Committer);
+            let done = self.checkpoint_until(&mut committer, |log| {
+                !crowded && log.free() >= log.capacity() / 4 * 3
+            });
             self.abort_on_error(&mut committer, done)?;
         }
         Ok(())
@@ -320,6 +345,21 @@ impl Journal {
         let committer = self.committer.lock();
         let log = committer.log.as_ref()?;
         Some((log.free(), log.until_end()))
+    }
+
+    /// Blocks in the running transaction, or committed but not at home yet: memory that only a commit or a checkpoint frees.
+    pub fn pinned(&self) -> u64 {
+        self.pinned.total()
+    }
+
+    /// Commits the running transaction and writes everything home; the caller holds at most inode locks.
+    pub fn unpin(&self) -> Result<()> {
+        let mut committer = self.committer.lock();
+        self.state.lock().check()?;
+        self.commit_running_locked(&mut committer)?;
+        let _memory = self.memory.draw_on(Reserve::Committer);
+        let done = self.checkpoint_until(&mut committer, |_| false);
+        self.abort_on_error(&mut committer, done)
     }
 
     /// Whether nothing has changed since the last commit.
@@ -402,6 +442,12 @@ impl Journal {
                 let tid = tx.tid;
                 drop(state);
                 self.commit(tid)?;
+                state = self.state.lock();
+                continue;
+            }
+            if self.pinned.total() + u64::from(credits) > self.pinned_max {
+                drop(state);
+                self.unpin()?;
                 state = self.state.lock();
                 continue;
             }

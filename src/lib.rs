@@ -12,6 +12,7 @@ pub mod control;
 pub mod device;
 pub mod dir;
 pub mod error;
+pub mod evict;
 pub mod file;
 pub mod format;
 pub mod fs;

@@ -1,43 +1,85 @@
 //! One memory budget: frames for blocks, charges for everything else, one place to wait.
 //!
 //! Source: the design's section on memory.
-//! Invariants: a frame is one file system block, aligned for O_DIRECT; whatever can grow holds a `Frame` or a
-//! `Charge`; a request waits for memory only in `Memory::admit`, before its first lock. A frame may be taken
+//! Invariants:
+//! 1. Used memory, and what tokens and reserves hold, is at most the cap, but for overdrafts, which are counted.
+//! 2. A request waits for memory in `request` and `admit` only, before its first lock and with no token.
+//! 3. A frame or charge taken later never waits: its token pays, else what is free, else what a shrinker frees, else
+//!    the thread's reserve; an overdraft is a wrong bound (with `UEXT4_STRICT` set it ends a debug build).
+//! 4. Waiters are served first come first served and woken, never polled; whoever makes room holds nothing.
+//! 5. Reserves are lent to nobody and are refilled before any waiter is served.
+//! 6. When nothing can be freed and no running request will give any back, the newest request is refused; work that
+//!    must not fail is served beyond the cap (counted).
+//! 7. Memory that is free again but still takes room (idle buffers, warm frames) stays within the cap.
+//! 8. At the end of a mount nothing is used (`leaks`).
+//!
+//! A frame is one file system block, aligned for O_DIRECT, and counts for what is kept about it too. It may be taken
 //! under any lock but `Rank::Memory`, and dropped there too.
 
+mod account;
 pub mod admission;
 pub mod arena;
 mod dirty;
 pub mod gauges;
+mod ledger;
+mod pressure;
 pub mod process;
+mod reserves;
 pub mod shrinker;
+pub mod sizes;
+pub mod waits;
 
+pub use account::Draw;
 pub use admission::{Credits, Need, Token};
 pub use arena::{Frame, IoBuffer};
 pub use gauges::{Charge, Class, Snapshot};
+pub use pressure::{Reclaimer, Relief};
+pub use reserves::Reserve;
+pub use waits::{WaitSnapshot, Waits};
 
+use crate::clock::Clock;
+use crate::error::Result;
 use crate::sync::{Mutex, Rank};
 use arena::{Arena, BufferPool};
 use dirty::DirtyGate;
-use gauges::Gauges;
+use gauges::{Gauges, Stats};
+use ledger::{Kind, Ledger};
+use reserves::ReserveSnapshot;
 use shrinker::{Shrinker, Shrinkers};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 /// Frames freed beyond what is needed, so that not every `frame` has to ask the shrinkers.
 const SHRINK_BATCH: u64 = 64;
+/// What is kept about a frame elsewhere: the buffer around it, its places in tables and lists.
+const FRAME_OVERHEAD: u64 = 256;
+/// Times that memory is given back before shrinkers that freed nothing are asked again.
+const QUIET_RELEASES: u64 = 16;
 
 /// The budget of one mount.
 pub struct Memory {
     cap: u64,
     frame_size: u32,
+    frame_cost: u64,
     arena: Arena,
     buffers: BufferPool,
     gauges: Gauges,
     dirty_gate: DirtyGate,
+    ledger: Ledger,
     shrinkers: Mutex<Shrinkers>,
-    /// Bytes in use below which no shrinker is asked again after one round freed nothing.
-    quiet_below: AtomicU64,
+    relief: Mutex<Option<Weak<dyn Relief>>>,
+    /// Count of releases before which no shrinker is asked again after one round freed nothing.
+    quiet_until: AtomicU64,
+    /// The evictor has been told that use passed the high mark.
+    pressed: AtomicBool,
+    /// Live tokens.
+    tokens: AtomicU64,
+    clock: OnceLock<Arc<dyn Clock>>,
+    waits: Waits,
+    waits_in_reclaim: Waits,
+    stats: Stats,
+    strict: bool,
 }
 
 impl Memory {
@@ -54,38 +96,126 @@ impl Memory {
         Arc::new(Self {
             cap,
             frame_size,
+            frame_cost: u64::from(frame_size) + FRAME_OVERHEAD,
             arena: Arena::new(cap.saturating_mul(4), frame_size),
             buffers: BufferPool::new(max_write, keep),
             gauges: Gauges::default(),
             dirty_gate: DirtyGate::default(),
+            ledger: Ledger::new(cap),
             shrinkers: Mutex::new(Rank::Memory, Shrinkers::default()),
-            quiet_below: AtomicU64::new(0),
+            relief: Mutex::new(Rank::Memory, None),
+            quiet_until: AtomicU64::new(0),
+            pressed: AtomicBool::new(false),
+            tokens: AtomicU64::new(0),
+            clock: OnceLock::new(),
+            waits: Waits::default(),
+            waits_in_reclaim: Waits::default(),
+            stats: Stats::default(),
+            strict: std::env::var_os("UEXT4_STRICT").is_some(),
         })
     }
 
-    /// Waits until `need` can be met and sets it aside.
+    /// Sets `need` aside, waiting for it. For a request: `NoMem` when there will be none.
+    pub fn request(self: &Arc<Self>, need: Need) -> Result<Token> {
+        self.acquire(self.cost(need), Kind::Request)?;
+        Ok(Token::new(Arc::clone(self), need))
+    }
+
+    /// The same for work that must not fail.
     pub fn admit(self: &Arc<Self>, need: Need) -> Token {
-        self.reclaim();
+        // Only a request is refused.
+        let _served = self.acquire(self.cost(need), Kind::Worker);
         Token::new(Arc::clone(self), need)
     }
 
-    /// A frame outside of any token: cache fills of readers. Never fails while shrinkers can free something.
+    /// The same at once or not at all: for what can be left undone (readahead).
+    pub fn try_admit(self: &Arc<Self>, need: Need) -> Option<Token> {
+        let cost = self.cost(need);
+        let fits = || !self.ledger.is_hungry() && self.ledger.promise(cost).is_some();
+        (fits() || (self.shrink(cost) > 0 && fits())).then(|| Token::new(Arc::clone(self), need))
+    }
+
+    /// The same without asking any shrinker: for work inside of reclaim.
+    pub fn admit_free(self: &Arc<Self>, need: Need) -> Option<Token> {
+        let promised = self.ledger.promise(self.cost(need));
+        promised.map(|_| Token::new(Arc::clone(self), need))
+    }
+
+    /// Out of a reserve, if it has that much.
+    pub fn admit_from(self: &Arc<Self>, reserve: Reserve, need: Need) -> Option<Token> {
+        let drawn = self.ledger.draw(reserve, self.cost(need));
+        drawn.then(|| Token::new(Arc::clone(self), need))
+    }
+
+    /// For a thread or a place that keeps it: as `admit`, but nobody expects it to be given back.
+    pub fn admit_private(self: &Arc<Self>, need: Need) -> Token {
+        let _served = self.acquire(self.cost(need), Kind::Worker);
+        Token::private(Arc::clone(self), need)
+    }
+
+    /// For work inside of reclaim, before everybody else.
+    pub fn admit_urgently(self: &Arc<Self>, need: Need, by: Reclaimer) -> Token {
+        self.acquire_urgently(self.cost(need), by);
+        Token::new(Arc::clone(self), need)
+    }
+
+    /// Sleeps until anything is given back, at most `limit`.
+    pub fn wait_for_release(&self, limit: Duration) {
+        self.await_any_release(limit);
+    }
+
+    /// What this thread takes may come from a reserve until the result is dropped.
+    pub fn draw_on(&self, reserve: Reserve) -> Draw {
+        Draw::new(self.id(), reserve)
+    }
+
+    /// Sets a reserve's size, in bytes; once, at the mount.
+    pub fn set_reserve(&self, reserve: Reserve, bytes: u64) {
+        self.ledger.force(bytes);
+        self.ledger.pools[reserve as usize].fill(bytes);
+    }
+
+    /// For how long anybody waits is measured with this clock.
+    pub fn set_clock(&self, clock: Arc<dyn Clock>) {
+        let _ = self.clock.set(clock);
+    }
+
+    /// A frame outside of any operation's bound: cache fills of readers. Never waits.
     pub fn frame(self: &Arc<Self>, class: Class) -> Frame {
-        self.reclaim();
+        if account::pay_fill(self.id()) {
+            self.gauges.unreserve(self.frame_cost);
+        } else {
+            self.take_unpaid(self.frame_cost);
+        }
         self.frame_granted(class)
     }
 
-    /// A frame that a token has paid for: asks nobody to give memory back.
+    /// A frame that has been paid for.
     fn frame_granted(self: &Arc<Self>, class: Class) -> Frame {
-        self.gauges.add(class, u64::from(self.frame_size));
+        self.gauges.add(class, self.frame_cost);
         Frame::new(self.arena.take(), Arc::clone(self), class)
     }
 
     /// A contiguous buffer of `length` bytes, aligned for O_DIRECT, contents unspecified.
     pub fn io_buffer(self: &Arc<Self>, length: usize) -> IoBuffer {
-        let map = self.buffers.take(length);
+        let map = self.buffers.take_idle(length).unwrap_or_else(|| {
+            // One that can be kept costs more.
+            let whole = self.buffers.whole_size(length);
+            if self.is_roomy() && self.ledger.promise(whole as u64).is_some() {
+                return self.buffers.make(whole);
+            }
+            let small = self.buffers.size_for(length);
+            self.pay_bytes(small as u64);
+            self.buffers.make(small)
+        });
         self.gauges.add(Class::Io, map.len() as u64);
         IoBuffer::new(map, length, Arc::clone(self))
+    }
+
+    /// What admission has to set aside for a buffer of `length` bytes.
+    pub fn io_need(&self, length: usize) -> Need {
+        let bytes = self.buffers.size_for(length);
+        Need::new(0, u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
     /// Accounts for `bytes` of heap memory until dropped.
@@ -113,30 +243,121 @@ impl Memory {
         self.frame_size
     }
 
+    /// What a frame counts for, in bytes.
+    pub fn frame_cost(&self) -> u64 {
+        self.frame_cost
+    }
+
     /// What is used now, by class, with peaks.
     pub fn snapshot(&self) -> Snapshot {
-        self.gauges.snapshot(self.cap, self.frame_size)
+        self.gauges.snapshot(self)
     }
 
-    /// Everything that can be had again from the device is given back, as far as nobody uses it. For tests of cold caches.
-    pub fn drop_clean(&self) {
-        let shrinkers = self.shrinkers.lock().all();
-        // Twice: a second chance may have to be taken away first.
-        for shrinker in shrinkers.iter().chain(shrinkers.iter()) {
-            if let Some(shrinker) = shrinker.upgrade() {
-                shrinker.shrink(usize::MAX / 8192);
-            }
-        }
+    /// Bytes used by a class.
+    pub fn used_by(&self, class: Class) -> u64 {
+        self.gauges.current(class)
     }
 
-    /// Asks the shrinkers for what is used beyond the cap. Takes no lock while they run but theirs.
-    fn reclaim(&self) {
-        let used = self.gauges.used();
-        if used <= self.cap || used < self.quiet_below.load(Ordering::Relaxed) {
+    /// Gives everything back that is only kept for later. At the end of a mount, when all else is gone, what is still
+    /// used or set aside is a leak: returned by name, in bytes.
+    pub fn leaks(&self) -> Vec<(&'static str, u64)> {
+        self.ledger.release(self.buffers.drop_idle());
+        let kept: u64 = self.ledger.pools.iter().map(|pool| pool.close()).sum();
+        self.ledger.release(kept);
+        [
+            ("used", self.gauges.used()),
+            ("set aside", self.gauges.reserved()),
+            ("promised", self.ledger.promised()),
+        ]
+        .into_iter()
+        .filter(|&(_, bytes)| bytes > 0)
+        .collect()
+    }
+
+    /// Identifies this budget on threads.
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.get().map_or(Duration::ZERO, |c| c.monotonic())
+    }
+
+    /// Pays for heap memory or a buffer.
+    fn pay_bytes(&self, bytes: u64) {
+        if bytes == 0 {
             return;
         }
-        let frame = u64::from(self.frame_size);
-        let wanted = (used - self.cap).div_ceil(frame) + SHRINK_BATCH;
+        if account::pay_bytes(self.id(), bytes) {
+            self.gauges.unreserve(bytes);
+        } else {
+            self.take_unpaid(bytes);
+        }
+        // What was frames may become heap: together they stay within the cap.
+        let beyond = (self.ledger.promised() + self.arena.warm()).saturating_sub(self.cap);
+        if beyond > 0 && self.arena.warm() > 0 {
+            self.arena.cool(beyond.max(SHRINK_BATCH * self.frame_cost));
+        }
+    }
+
+    /// Takes what no token pays for, without waiting.
+    fn take_unpaid(&self, bytes: u64) {
+        let take = || self.ledger.promise(bytes);
+        if let Some(promised) = take() {
+            return self.press(promised);
+        }
+        if self.shrink(bytes) > 0 && take().is_some() {
+            return;
+        }
+        if let Some(reserve) = account::reserve(self.id())
+            && self.ledger.draw(reserve, bytes)
+        {
+            return;
+        }
+        self.overdraft(bytes);
+    }
+
+    /// Nobody promised it and nothing is free.
+    fn overdraft(&self, bytes: u64) {
+        debug_assert!(
+            !self.strict,
+            "{bytes} bytes that nobody has promised: {:?}",
+            self.snapshot()
+        );
+        self.ledger.force(bytes);
+        self.count_overdraft(bytes);
+    }
+
+    fn count_overdraft(&self, bytes: u64) {
+        self.stats.overdrafts.fetch_add(1, Ordering::Relaxed);
+        self.stats
+            .overdraft_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn reserve_snapshots(&self) -> Vec<ReserveSnapshot> {
+        let of = |reserve: Reserve| self.ledger.pools[reserve as usize].snapshot(reserve);
+        Reserve::ALL.map(of).to_vec()
+    }
+
+    /// Everything that can be had again from the device is given back, as far as nobody uses it.
+    pub fn drop_clean(&self) {
+        self.quiet_until.store(0, Ordering::Relaxed);
+        while self.shrink(self.cap) > 0 {}
+    }
+
+    /// Asks the shrinkers for `bytes`; returns how many they freed. Takes no lock while they run but theirs.
+    fn shrink(&self, bytes: u64) -> u64 {
+        if self.ledger.releases() < self.quiet_until.load(Ordering::Relaxed) {
+            return 0;
+        }
+        self.stats.shrinks.fetch_add(1, Ordering::Relaxed);
+        let idle = self.buffers.drop_idle();
+        self.ledger.release(idle);
+        if idle >= bytes {
+            return idle;
+        }
+        let wanted = (bytes - idle).div_ceil(self.frame_cost) + SHRINK_BATCH;
         let shrinkers = self.shrinkers.lock().all();
         let mut freed = 0u64;
         for shrinker in shrinkers.iter().filter_map(Weak::upgrade) {
@@ -146,12 +367,11 @@ impl Memory {
             let ask = usize::try_from(wanted - freed).unwrap_or(usize::MAX);
             freed += shrinker.shrink(ask) as u64;
         }
-        let quiet = if freed == 0 {
-            used.saturating_add(SHRINK_BATCH * frame)
-        } else {
-            0
-        };
-        self.quiet_below.store(quiet, Ordering::Relaxed);
+        if freed == 0 {
+            let quiet = self.ledger.releases() + QUIET_RELEASES;
+            self.quiet_until.store(quiet, Ordering::Relaxed);
+        }
+        idle + freed * self.frame_cost
     }
 }
 
@@ -191,8 +411,9 @@ mod tests {
             cache.frames.lock().push(frame);
         }
         let snapshot = memory.snapshot();
-        assert!(snapshot.used <= (1 << 20) + 4096, "{snapshot:?}");
-        assert!(snapshot.peak <= (1 << 20) + 2 * 4096, "{snapshot:?}");
+        assert!(snapshot.used <= 1 << 20, "{snapshot:?}");
+        assert!(snapshot.peak <= 1 << 20, "{snapshot:?}");
+        assert_eq!(snapshot.activity.overdrafts, 0);
         let asked = cache.asked.load(Ordering::Relaxed);
         assert!(
             (10..60).contains(&asked),
@@ -214,10 +435,12 @@ mod tests {
                 .enumerate()
                 .all(|(i, f)| f.iter().all(|&b| b == i as u8))
         );
-        assert_eq!(memory.snapshot().used, 1000 * 1024);
+        assert_eq!(memory.snapshot().used, 1000 * (1024 + 256));
+        assert!(memory.snapshot().activity.overdrafts > 900);
         drop(frames);
         assert_eq!(memory.snapshot().used, 0);
-        assert_eq!(memory.snapshot().peak, 1000 * 1024);
+        assert_eq!(memory.snapshot().peak, 1000 * (1024 + 256));
+        assert_eq!(memory.leaks(), []);
     }
 
     #[test]
@@ -226,7 +449,7 @@ mod tests {
         let mut frame = memory.frame(Class::Meta);
         frame.set_class(Class::Buddy);
         assert_eq!(memory.snapshot().class(Class::Meta).current, 0);
-        assert_eq!(memory.snapshot().class(Class::Buddy).current, 4096);
+        assert_eq!(memory.snapshot().class(Class::Buddy).current, 4096 + 256);
     }
 
     #[test]

@@ -135,11 +135,13 @@ pub(super) struct Groups {
     /// Whether what was freed is to be discarded.
     pub(super) discard: AtomicBool,
     /// Why groups were given up, for whoever records it.
-    errors: Mutex<Vec<Error>>,
+    pub(super) errors: Mutex<Vec<Error>>,
     /// Held while the buffer of an uninitialised bitmap is made.
     fresh: Mutex<()>,
     shards: Vec<Mutex<Shard>>,
     buddies: AtomicU32,
+    /// Whether a buddy stays in memory, with its bitmap, while blocks are set aside in the group.
+    pub(super) pin: AtomicBool,
     _charge: Charge,
 }
 
@@ -184,6 +186,7 @@ impl Groups {
                 .map(|_| Mutex::new(Rank::Shard, Shard::default()))
                 .collect(),
             buddies: AtomicU32::new(0),
+            pin: AtomicBool::new(false),
             memory,
         });
         let shrinker: Arc<dyn Shrinker> = groups.clone();
@@ -406,6 +409,7 @@ impl Groups {
         match built {
             Ok(buddy) => {
                 state.publish(buddy);
+                state.bitmap = bitmap.filter(|_| self.pin.load(Ordering::Relaxed));
                 self.buddies.fetch_add(1, Ordering::Relaxed);
                 self.stats.builds.fetch_add(1, Ordering::Relaxed);
                 self.reindex(&state);
@@ -458,10 +462,6 @@ impl Groups {
                     Some(available.saturating_sub(free))
                 });
         self.reindex(state);
-    }
-
-    pub(super) fn record_error(&self, error: Error) {
-        self.errors.lock().push(error);
     }
 
     /// Why groups were given up since the last call.
@@ -584,6 +584,7 @@ impl Shrinker for Groups {
                     break;
                 }
                 if let Some(mut state) = group.try_lock()
+                    && !self.is_pinned(&state)
                     && self.forget_buddy(&mut state)
                 {
                     freed += 2;

@@ -6,6 +6,7 @@
 
 use super::buddy::Buddy;
 use super::index::Summary;
+use crate::cache::BufferRef;
 use crate::error::{CorruptKind, Error, Location, Structure};
 use crate::ids::{GroupIndex, Tid};
 use crate::memory::Charge;
@@ -51,6 +52,8 @@ pub(super) struct GroupState {
     /// The sets did not add up: nothing is allocated from here or freed into it again.
     pub(super) corrupt: bool,
     pub(super) buddy: Option<Buddy>,
+    /// The bitmap that the buddy was built from, where it has to stay in memory.
+    pub(super) bitmap: Option<BufferRef>,
     /// A buddy was built once, or the group was never used: `order` and `fragments` mean something.
     pub(super) known: bool,
     /// Of the largest free chunk: exact with a buddy, a lower bound without one.
@@ -83,6 +86,7 @@ impl GroupState {
             free,
             corrupt: false,
             buddy: None,
+            bitmap: None,
             known: last.known,
             order: last.largest,
             fragments: last.free.div_ceil(average),
@@ -257,6 +261,7 @@ impl GroupState {
     }
 
     pub(super) fn drop_buddy(&mut self) -> bool {
+        self.bitmap = None;
         self.buddy.take().is_some()
     }
 

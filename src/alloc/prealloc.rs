@@ -165,6 +165,14 @@ impl Groups {
 }
 
 impl PreallocTree {
+    /// The groups of all, each once.
+    pub(super) fn groups(&self) -> Vec<GroupIndex> {
+        let mut groups: Vec<_> = self.runs.values().map(|run| run.group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    }
+
     /// The group of the first one.
     pub(super) fn first_group(&self) -> Option<GroupIndex> {
         self.runs.values().next().map(|run| run.group)

@@ -13,7 +13,7 @@ use crate::format::checksum::{self, BlockKind};
 use crate::format::geometry::Geometry;
 use crate::ids::FsBlock;
 use crate::memory::shrinker::Shrinker;
-use crate::memory::{Class, Frame, IoBuffer, Memory};
+use crate::memory::{Class, Frame, IoBuffer, Memory, Need};
 use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
 use std::sync::{Arc, Weak};
 
@@ -92,6 +92,9 @@ impl BlockCache {
 
     /// Reads blocks that will be asked for soon in one go, verifying nothing yet; errors are left to `read`.
     pub fn prefetch(&self, first: FsBlock, count: u32) {
+        let Some(_token) = self.memory.try_admit(self.prefetch_need(count)) else {
+            return;
+        };
         let wanted = self.claim_run(first, count);
         if wanted.is_empty() {
             return;
@@ -114,6 +117,9 @@ impl BlockCache {
         if !self.memory.is_roomy() {
             return;
         }
+        let Some(_token) = self.memory.try_admit(self.prefetch_need(count)) else {
+            return;
+        };
         let wanted = self.claim_run(first, count);
         if wanted.is_empty() {
             return;
@@ -139,6 +145,12 @@ impl BlockCache {
             range: 0..length,
             done,
         });
+    }
+
+    fn prefetch_need(&self, count: u32) -> Need {
+        let count = count.min(PREFETCH_MAX);
+        let buffer = self.memory.io_need((count << self.geo.block_bits) as usize);
+        Need::frames(count).and(buffer)
     }
 
     /// The blocks from `first` on that are neither here nor being read, up to the first other one: the caller reads them.

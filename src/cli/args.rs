@@ -5,6 +5,7 @@
 
 use super::failure::{Failure, Outcome};
 use super::options::{self, MountOptions};
+use crate::evict;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,14 @@ pub enum Command {
         source: PathBuf,
         offset: u64,
         json: bool,
+    },
+    Stats {
+        directory: PathBuf,
+        json: bool,
+        watch: bool,
+    },
+    Evict {
+        directory: PathBuf,
     },
 }
 
@@ -52,6 +61,18 @@ enum Sub {
     Umount(UmountRequest),
     /// Make everything durable (sync(2) does not reach a FUSE daemon).
     Sync { directory: PathBuf },
+    /// Show what a daemon's memory is used for, and what eviction did.
+    Stats {
+        directory: PathBuf,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        /// Again every second.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Drop every inode and clean block from a daemon's memory that can be.
+    Evict { directory: PathBuf },
     /// Show superblock, features and journal of an image.
     Info {
         source: PathBuf,
@@ -85,6 +106,18 @@ struct MountArgs {
     /// Where the file system begins in the source, in bytes.
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     offset: Option<u64>,
+    /// How to evict inodes with preallocations: nofail, retry, eagain, skip, pin, reserve or derive.
+    #[arg(long, value_name = "NAME", value_parser = |t: &str| options::policy(t).map_err(|f| f.message))]
+    evict_policy: Option<evict::PolicyName>,
+    /// Who evicts them: direct (whoever wants memory) or evictor (a thread of its own).
+    #[arg(long, value_name = "WHO", value_parser = |t: &str| options::evict_from(t).map_err(|f| f.message))]
+    evict_from: Option<evict::From>,
+    /// What to do when reclaim has to allocate: off, log or panic.
+    #[arg(long, value_name = "HOW", value_parser = |t: &str| options::reclaim_warn(t).map_err(|f| f.message))]
+    reclaim_warn: Option<evict::Warn>,
+    /// Loads of buddies in the pool of --evict-policy reserve.
+    #[arg(long, value_name = "N")]
+    evict_reserve: Option<u32>,
     /// Stay in the foreground, log to stderr.
     #[arg(long)]
     foreground: bool,
@@ -166,7 +199,9 @@ fn is_helper_form(arguments: &[OsString]) -> bool {
         .first()
         .map(|a| a.as_encoded_bytes())
         .unwrap_or_default();
-    let known: [&[u8]; 5] = [b"mount", b"umount", b"sync", b"info", b"help"];
+    let known: [&[u8]; 7] = [
+        b"mount", b"umount", b"sync", b"info", b"stats", b"evict", b"help",
+    ];
     arguments.len() >= 2 && !first.starts_with(b"-") && !known.contains(&first)
 }
 
@@ -175,6 +210,16 @@ fn subcommand(arguments: &[OsString]) -> Result<Command, Refusal> {
         Sub::Mount(args) => Ok(Command::Mount(mount_request(args)?)),
         Sub::Umount(request) => Ok(Command::Umount(request)),
         Sub::Sync { directory } => Ok(Command::Sync { directory }),
+        Sub::Stats {
+            directory,
+            json,
+            watch,
+        } => Ok(Command::Stats {
+            directory,
+            json,
+            watch,
+        }),
+        Sub::Evict { directory } => Ok(Command::Evict { directory }),
         Sub::Info {
             source,
             offset,
@@ -195,6 +240,11 @@ fn mount_request(args: MountArgs) -> Outcome<MountRequest> {
     options.memory = args.memory.or(options.memory);
     options.threads = args.threads.or(options.threads);
     options.offset = args.offset.unwrap_or(options.offset);
+    let evict = &mut options.evict;
+    evict.policy = args.evict_policy.unwrap_or(evict.policy);
+    evict.from = args.evict_from.unwrap_or(evict.from);
+    evict.warn = args.reclaim_warn.unwrap_or(evict.warn);
+    evict.reserve = args.evict_reserve.unwrap_or(evict.reserve);
     Ok(MountRequest {
         source: args.source,
         directory: args.directory,

@@ -162,6 +162,7 @@ fn mount_fs(
         max_write: sizes.max_write,
         atime: !options.flags.has(MountFlags::NOATIME),
         discard: options.discard,
+        evict: options.evict,
     };
     let device = with_faults(options, device, report);
     let fs = Fs::mount(device, fs_options)
@@ -328,6 +329,15 @@ impl Served for Channel {
             "notices": fs.as_ref().map(|fs| fs.notices()),
             "memory": fs.as_ref().map(|fs| fs.memory().snapshot()),
         })
+    }
+
+    fn stats(&self) -> serde_json::Value {
+        let stats = self.fs.upgrade().map(|fs| fs.stats());
+        serde_json::to_value(stats).unwrap_or_default()
+    }
+
+    fn evict(&self) -> serde_json::Value {
+        self.fs.upgrade().map(|fs| fs.evict_all()).into()
     }
 
     fn log(&self) -> Vec<String> {

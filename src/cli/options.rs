@@ -4,6 +4,7 @@
 //! Invariants: later words win over earlier ones, as in mount(8).
 
 use super::failure::{Failure, Outcome};
+use crate::evict;
 use rustix::mount::MountFlags;
 use std::ffi::OsString;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub struct MountOptions {
     /// Bytes.
     pub memory: Option<u64>,
     pub threads: Option<usize>,
+    /// How inodes leave memory.
+    pub evict: evict::Settings,
     pub fs_name: Option<OsString>,
     /// Faults of the device, on purpose.
     #[cfg(feature = "faults")]
@@ -194,6 +197,10 @@ impl MountOptions {
             "offset" => self.offset = size(value).ok_or_else(|| invalid(name, value))?,
             "memory" => self.memory = Some(size(value).ok_or_else(|| invalid(name, value))?),
             "threads" => self.threads = Some(threads(value)?),
+            "evict" => self.evict.policy = policy(value)?,
+            "evict-from" => self.evict.from = evict_from(value)?,
+            "reclaim-warn" => self.evict.warn = reclaim_warn(value)?,
+            "evict-reserve" => self.evict.reserve = number(name, value)?,
             "fsname" => self.fs_name = Some(value.into()),
             #[cfg(feature = "faults")]
             "fault" => self.faults.add(value).map_err(Failure::usage)?,
@@ -232,6 +239,21 @@ fn on_error(value: &str) -> Outcome<OnError> {
         "panic" => Ok(OnError::Panic),
         _ => Err(invalid("errors", value)),
     }
+}
+
+/// A way to evict.
+pub fn policy(value: &str) -> Outcome<evict::PolicyName> {
+    evict::PolicyName::parse(value).ok_or_else(|| invalid("evict", value))
+}
+
+/// Who evicts.
+pub fn evict_from(value: &str) -> Outcome<evict::From> {
+    evict::From::parse(value).ok_or_else(|| invalid("evict-from", value))
+}
+
+/// What is done when reclaim allocates.
+pub fn reclaim_warn(value: &str) -> Outcome<evict::Warn> {
+    evict::Warn::parse(value).ok_or_else(|| invalid("reclaim-warn", value))
 }
 
 /// A number of worker threads.
@@ -288,7 +310,8 @@ mod tests {
             "ro,rw,suid,nosuid,dev,nodev,exec,noexec,sync,dirsync,atime,noatime,diratime,nodiratime,\
              relatime,strictatime,lazytime,acl,noacl,user_xattr,nouser_xattr,norecovery,noload,\
              errors=continue,errors=remount-ro,errors=panic,allow_other,default_permissions,\
-             fsname=/a\\,b,subtype=uext4,commit=10,offset=1M,threads=3,memory=64M,remount,\
+             fsname=/a\\,b,subtype=uext4,commit=10,offset=1M,threads=3,memory=64M,evict=skip,evict-from=direct,\
+             reclaim-warn=log,evict-reserve=3,remount,\
              defaults,nofail,x-systemd.automount,user_id=0,group_id=0,max_read=131072",
         )
         .unwrap();
@@ -303,6 +326,7 @@ mod tests {
         );
         assert_eq!(refusal("nodelalloc").code, Failure::USAGE);
         assert!(refusal("errors=ignore").message.contains("errors=ignore"));
+        assert!(refusal("evict=never").message.contains("evict=never"));
         assert!(refusal("threads=0").message.contains("threads=0"));
         assert!(refusal("commit=abc").message.contains("commit=abc"));
         assert!(refusal("ro=1").message.contains("\"ro\""));

@@ -5,12 +5,9 @@
 
 use super::failure::{Failure, Outcome};
 use super::options::MountOptions;
+use crate::memory::sizes::{SMALL_CAP, SMALL_WRITE, floor};
 
 const MIB: u64 = 1 << 20;
-/// Blocks that the largest step of an operation dirties.
-const CREDITS: u64 = 64;
-const FLUSHERS: u64 = 2;
-const SMALL_WRITE: u32 = 256 << 10;
 const LARGE_WRITE: u32 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +43,7 @@ pub(super) fn choose(
             "{memory} bytes of memory are too few: {threads} threads and blocks of {block_size} bytes need {floor}M"
         )));
     }
-    let max_write = if memory < 32 * MIB {
+    let max_write = if memory < SMALL_CAP {
         SMALL_WRITE
     } else {
         LARGE_WRITE
@@ -56,15 +53,6 @@ pub(super) fn choose(
         threads,
         max_write,
     })
-}
-
-fn floor(threads: usize, block_size: u64) -> u64 {
-    let write = u64::from(SMALL_WRITE);
-    let step = (CREDITS * block_size).max(write);
-    MIB + (threads as u64 + FLUSHERS + 1) * step
-        + 8 * CREDITS * block_size
-        + FLUSHERS * MIB
-        + 4 * write
 }
 
 /// The machine's memory in bytes.

@@ -1,4 +1,4 @@
-//! `uext4 umount` and `uext4 sync`: what umount(2) and sync(2) cannot do for a FUSE mount, waiting for the daemon.
+//! `uext4 umount`: what umount(2) cannot do for a FUSE mount, waiting for the daemon.
 //!
 //! Source: the design's section on FUSE facts (unmount, sync); umount(8), "EXTERNAL HELPERS"; fusermount3(1).
 //! Invariants: the daemon is connected to before the unmount, so that its end is not missed.
@@ -35,13 +35,6 @@ pub(super) fn umount(request: &UmountRequest) -> Outcome {
         Some(client) if !request.lazy && !is_still_there(&mount) => wait(client, &mount),
         _ => Ok(()),
     }
-}
-
-pub(super) fn sync(directory: &Path) -> Outcome {
-    let mount = mount_of(directory)?;
-    let fail = |e: io::Error| Failure::mount(format!("{}: {e}", mount.point.display()));
-    let mut client = Client::connect(mount.major_minor()).map_err(fail)?;
-    client.ask(Request::Sync).map(drop).map_err(fail)
 }
 
 /// `None`: no daemon serves the mount any more.

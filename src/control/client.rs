@@ -28,7 +28,8 @@ impl Client {
     /// # Errors
     /// What the daemon refuses; or it is stopped and says nothing (a sync may take as long as it needs).
     pub fn ask(&mut self, request: Request) -> io::Result<serde_json::Value> {
-        let patience = (request != Request::Sync).then_some(PATIENCE);
+        let may_take_long = matches!(request, Request::Sync | Request::Evict);
+        let patience = (!may_take_long).then_some(PATIENCE);
         self.stream.get_mut().set_read_timeout(patience)?;
         write_line(self.stream.get_mut(), &request)?;
         self.reply()

@@ -21,6 +21,7 @@ use crate::memory::{Frame, Token};
 use crate::sync::{Condvar, Mutex, Rank};
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of one batch: what is under way at a time for one inode.
 const BATCH: u32 = 16 << 20;
@@ -388,6 +389,19 @@ impl Files {
         let now = self.clock.monotonic();
         let pressed = self.memory.dirty() > self.memory.dirty_background();
         let is_due = |since| pressed || now.saturating_sub(since) >= self.delay;
+        self.flush_oldest(token, is_due)
+    }
+
+    /// The same however young its data is: memory is short.
+    pub fn flush_now(&self, token: &mut Token) -> Result<bool> {
+        self.flush_oldest(token, |_| true)
+    }
+
+    fn flush_oldest(
+        &self,
+        token: &mut Token,
+        is_due: impl FnOnce(Duration) -> bool,
+    ) -> Result<bool> {
         let Some(node) = self.dirty.take(is_due) else {
             return Ok(false);
         };

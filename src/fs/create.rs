@@ -82,7 +82,7 @@ impl Fs {
     ) -> Result<Attr> {
         check_name(name)?;
         self.check_writable()?;
-        let mut token = self.memory.admit(need::CREATE);
+        let mut token = self.memory.request(need::CREATE)?;
         let dir = self.directory(parent)?;
         let _exclusive = dir.lock.write();
         self.check_may_add(&dir, name, new)?;

@@ -9,7 +9,7 @@ use crate::fs::{Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
 use crate::journal::Waiter;
-use crate::memory::Token;
+use crate::memory::{Reserve, Token};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -96,7 +96,8 @@ impl Fs {
 
     /// Until `stop_threads`: serves the queue, and what has grown old.
     pub(super) fn flush_loop(&self) {
-        let mut token = self.memory.admit(need::FLUSH);
+        let mut token = self.memory.admit_private(need::FLUSH);
+        let _reserve = self.memory.draw_on(Reserve::Flushers);
         while !self.is_stopping() {
             if let Ok(work) = self.flushers.receiver.recv_timeout(TICK) {
                 self.flush_work(&mut token, work);

@@ -85,7 +85,7 @@ fn allowed_on(inode: &Inode) -> u32 {
 impl Fs {
     /// `FS_IOC_GETFLAGS`.
     pub fn flags(&self, ino: InodeNumber) -> Result<u32> {
-        let _token = self.memory.admit(need::GETATTR);
+        let _token = self.memory.request(need::GETATTR)?;
         let node = self.node(ino)?;
         let core = node.core.read();
         Ok(core.flags & VISIBLE)
@@ -94,7 +94,7 @@ impl Fs {
     /// `FS_IOC_SETFLAGS`: owner or root only; immutable and append-only are root's.
     pub fn set_flags(&self, caller: Caller, ino: InodeNumber, flags: u32) -> Result<()> {
         self.check_writable()?;
-        let mut token = self.memory.admit(need::IOCTL);
+        let mut token = self.memory.request(need::IOCTL)?;
         let node = self.node(ino)?;
         let _exclusive = node.lock.write();
         let unsupported;
@@ -126,7 +126,7 @@ impl Fs {
 
     /// `FS_IOC_FSGETXATTR`.
     pub fn fs_xattr(&self, ino: InodeNumber) -> Result<FsXattr> {
-        let _token = self.memory.admit(need::GETATTR);
+        let _token = self.memory.request(need::GETATTR)?;
         let node = self.node(ino)?;
         let core = node.core.read();
         let set = XFLAGS
@@ -161,7 +161,7 @@ impl Fs {
 
     /// `FS_IOC_GETVERSION`.
     pub fn version(&self, ino: InodeNumber) -> Result<u32> {
-        let _token = self.memory.admit(need::GETATTR);
+        let _token = self.memory.request(need::GETATTR)?;
         let node = self.node(ino)?;
         let generation = node.core.read().generation;
         Ok(generation)

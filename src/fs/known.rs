@@ -90,6 +90,17 @@ impl Known {
         self.shard(ino).lock().counts.contains_key(&ino)
     }
 
+    pub(crate) fn stats(&self) -> crate::fs::evict::KnownStats {
+        let mut stats = crate::fs::evict::KnownStats { inodes: 0, open: 0 };
+        for shard in &self.shards {
+            for counts in shard.lock().counts.values() {
+                stats.inodes += 1;
+                stats.open += u64::from(counts.opens);
+            }
+        }
+        stats
+    }
+
     /// At the end of the mount nobody knows anything any more.
     pub(crate) fn clear(&self) {
         for shard in &self.shards {

@@ -22,7 +22,7 @@ impl Fs {
     pub fn link(&self, ino: InodeNumber, parent: InodeNumber, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
         self.check_writable()?;
-        let mut token = self.memory.admit(need::LINK);
+        let mut token = self.memory.request(need::LINK)?;
         let dir = self.directory(parent)?;
         let node = self.node(ino)?;
         let _dir_lock = dir.lock.write();
@@ -115,7 +115,7 @@ impl Fs {
     fn remove_name(&self, parent: InodeNumber, name: &[u8], want_dir: bool) -> Result<()> {
         check_name(name)?;
         self.check_writable()?;
-        let mut token = self.memory.admit(need::UNLINK);
+        let mut token = self.memory.request(need::UNLINK)?;
         let dir = self.directory(parent)?;
         let _dir_lock = dir.lock.write();
         let entry = self

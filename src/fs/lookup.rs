@@ -27,7 +27,7 @@ impl Fs {
     /// The inode that a name leads to; counts a lookup of it.
     pub fn lookup(&self, parent: InodeNumber, name: &[u8]) -> Result<Attr> {
         check_name(name)?;
-        let _token = self.memory.admit(need::LOOKUP);
+        let _token = self.memory.request(need::LOOKUP)?;
         let dir = self.directory(parent)?;
         let entry = {
             let _shared = dir.lock.read();
@@ -42,7 +42,7 @@ impl Fs {
     }
 
     pub fn getattr(&self, ino: InodeNumber) -> Result<Attr> {
-        let _token = self.memory.admit(need::GETATTR);
+        let _token = self.memory.request(need::GETATTR)?;
         self.attr_of(ino)
     }
 
@@ -54,7 +54,7 @@ impl Fs {
 
     /// The target of a symbolic link.
     pub fn readlink(&self, ino: InodeNumber) -> Result<Vec<u8>> {
-        let _token = self.memory.admit(need::LOOKUP);
+        let _token = self.memory.request(need::LOOKUP)?;
         let node = self.node(ino)?;
         let _shared = node.lock.read();
         let core = node.core.read();

@@ -10,6 +10,7 @@ use crate::device::Device;
 use crate::device::latch::Latch;
 use crate::dir::{Directories, InlineSource};
 use crate::error::{Error, Incompatible, Posix, Result};
+use crate::evict::Evictor;
 use crate::file::{DirtyInodes, Files};
 use crate::format::features::{self, compat, incompat};
 use crate::format::geometry::Geometry;
@@ -30,7 +31,7 @@ use crate::journal::log::Log;
 use crate::journal::recover::{self, LogMap, Recovery};
 use crate::journal::{Activation, Journal};
 use crate::map::Map;
-use crate::memory::Memory;
+use crate::memory::{Memory, Relief};
 use crate::sync::{Mutex, Rank};
 use crate::xattr::Xattrs;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -367,7 +368,7 @@ fn read_orphans(
 }
 
 fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
-    let memory = Memory::new(options.memory, opened.geo.block_size, options.max_write);
+    let memory = budget(&options, opened.geo.block_size, &clock);
     let (cache, alloc) = foundation(&mut opened, &memory, options.discard)?;
     let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
@@ -384,13 +385,13 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     } = opened;
     options.read_only = read_only;
     alloc.protect(&journal_runs);
-    let interval = options.commit_interval;
-    let seed = generation_seed(clock.as_ref());
-    let journal = Journal::new(Arc::clone(&cache), Arc::clone(&clock), log, interval);
-    journal.listen(Arc::clone(&alloc) as Arc<_>);
+    let journal = start_journal(&cache, &clock, &alloc, log, &options);
+    let xattrs = attributes(&cache, &alloc, &store, &map);
+    let dirs = directories(&cache, &map, &alloc, &xattrs);
     let superblock = superblock_state(&sb, &cache, &journal_runs);
     let (xattrs, dirs) = names(&cache, &alloc, &store, &map);
-    let table = InodeTable::new(Arc::clone(&store), Arc::clone(&memory), Arc::clone(&alloc));
+    let table = inodes(&store, &memory, &alloc);
+    let evictor = Evictor::new(&table, &alloc, &memory, &clock, options.evict);
     let reaper = Arc::new(Reaper::new());
     let known = Arc::new(Known::new(&memory));
     let files = Files {
@@ -408,18 +409,20 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         clock: Arc::clone(&clock),
         delay: options.delay,
         dirty: DirtyInodes::default(),
-        spare: Mutex::new(Rank::Inode, memory.admit(need::FLUSH)),
+        spare: Mutex::new(Rank::Inode, memory.admit_private(need::FLUSH)),
     };
     let fs = Arc::new(Fs {
         device,
         geo,
         memory,
+        generation: AtomicU32::new(generation_seed(clock.as_ref())),
         clock,
         cache,
         journal,
         alloc,
         store,
         table,
+        evictor,
         orphans,
         dirs,
         xattrs,
@@ -434,17 +437,23 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         notices: Mutex::new(Rank::Leaf, notices),
         threads: Mutex::new(Rank::Leaf, Vec::new()),
         stopping: AtomicBool::new(false),
-        generation: AtomicU32::new(seed),
         flushers: Flushers::new(),
         reading: Reading::new(&options),
         options,
     });
+    connect(&fs);
     if recovered {
         fs.journal.set_unclean();
     }
-    fs.journal
-        .set_activation(Arc::new(Activate(Arc::downgrade(&fs))));
     Ok(fs)
+}
+
+/// What lower layers call the file system for.
+fn connect(fs: &Arc<Fs>) {
+    let relief: Weak<dyn Relief> = Arc::downgrade(&(Arc::clone(fs) as Arc<dyn Relief>));
+    fs.memory.set_relief(relief);
+    fs.journal
+        .set_activation(Arc::new(Activate(Arc::downgrade(fs))));
 }
 
 /// Attributes, and directories, which may keep entries among them.
@@ -463,6 +472,35 @@ fn names(
     let dirs = Directories::new(Arc::clone(cache), Arc::clone(map), Arc::clone(alloc))
         .with_inline(Arc::new(SystemData(Arc::clone(&xattrs))));
     (xattrs, dirs)
+}
+
+fn start_journal(
+    cache: &Arc<BlockCache>,
+    clock: &Arc<dyn Clock>,
+    alloc: &Arc<Allocator>,
+    log: Option<Log>,
+    options: &Options,
+) -> Arc<Journal> {
+    let (cache, clock) = (Arc::clone(cache), Arc::clone(clock));
+    let journal = Journal::new(cache, clock, log, options.commit_interval);
+    journal.listen(Arc::clone(alloc) as Arc<_>);
+    journal
+}
+
+fn inodes(
+    store: &Arc<InodeStore>,
+    memory: &Arc<Memory>,
+    alloc: &Arc<Allocator>,
+) -> Arc<InodeTable> {
+    let (store, memory, alloc) = (Arc::clone(store), Arc::clone(memory), Arc::clone(alloc));
+    Arc::new(InodeTable::new(store, memory, alloc))
+}
+
+fn budget(options: &Options, block_size: u32, clock: &Arc<dyn Clock>) -> Arc<Memory> {
+    let memory = Memory::new(options.memory, block_size, options.max_write);
+    memory.set_clock(Arc::clone(clock));
+    memory.set_reserves(1);
+    memory
 }
 
 fn superblock_state(

@@ -11,7 +11,7 @@ use crate::ids::InodeNumber;
 impl Fs {
     /// Checks what the kernel cannot know and counts the open file.
     pub fn open(&self, ino: InodeNumber, write: bool, append: bool, truncate: bool) -> Result<()> {
-        let _token = self.memory.admit(need::GETATTR);
+        let _token = self.memory.request(need::GETATTR)?;
         if write {
             self.check_writable()?;
         }

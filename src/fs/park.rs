@@ -77,7 +77,10 @@ impl Fs {
         offset: u64,
         length: usize,
     ) -> Result<Planned> {
-        let mut token = self.memory.admit(need::READ);
+        let buffer = self
+            .memory
+            .io_need(length.saturating_add(self.geo.block_size as usize));
+        let mut token = self.memory.request(need::READ.and(buffer))?;
         let node = self.node(ino)?;
         let planned = {
             let _shared = node.lock.read();

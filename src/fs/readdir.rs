@@ -29,7 +29,7 @@ impl Fs {
         attributes: bool,
         sink: &mut dyn FnMut(&DirItem<'_>) -> bool,
     ) -> Result<()> {
-        let mut token = self.memory.admit(need::READDIR);
+        let mut token = self.memory.request(need::READDIR)?;
         let dir = self.directory(ino)?;
         {
             let _shared = dir.lock.read();

@@ -67,7 +67,7 @@ impl Fs {
         if mode != RenameMode::NoReplace && early {
             self.flush_source((parent, name), (new_parent, new_name))?;
         }
-        let mut token = self.memory.admit(need::RENAME);
+        let mut token = self.memory.request(need::RENAME)?;
         let _rename = self.rename_lock.lock();
         let (from_dir, to_dir) = (self.directory(parent)?, self.directory(new_parent)?);
         let _parents = self.lock_parents(&from_dir, &to_dir)?;

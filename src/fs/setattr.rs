@@ -57,7 +57,7 @@ const CAPABILITY: &[u8] = b"security.capability";
 impl Fs {
     pub fn setattr(&self, caller: Caller, ino: InodeNumber, set: &SetAttr) -> Result<Attr> {
         self.check_writable()?;
-        let mut token = self.memory.admit(need::SETATTR);
+        let mut token = self.memory.request(need::SETATTR)?;
         let node = self.node(ino)?;
         let _exclusive = node.lock.write();
         self.check_setattr(&node, set)?;

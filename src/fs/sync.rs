@@ -20,7 +20,10 @@ impl Fs {
         data_only: bool,
         done: Box<dyn FnOnce(Result<()>) + Send>,
     ) {
-        let mut token = self.memory.admit(need::FSYNC);
+        let mut token = match self.memory.request(need::FSYNC) {
+            Ok(token) => token,
+            Err(error) => return done(Err(error)),
+        };
         if self.journal.is_aborted() {
             return done(Err(Error::Aborted));
         }

@@ -26,7 +26,11 @@ impl Fs {
             threads.push(builder.spawn(move || discard_loop(&fs))?);
         }
         let flushers = [("flush", Fs::flush_loop as fn(&Fs)); flush::THREADS];
-        let others = [("commit", commit_loop as fn(&Fs)), ("reap", reap_loop)];
+        let others: [(&str, fn(&Fs)); 3] = [
+            ("commit", commit_loop),
+            ("reap", reap_loop),
+            ("evict", evict_loop),
+        ];
         for (name, run) in others.into_iter().chain(flushers) {
             let fs = Arc::clone(self);
             let builder = std::thread::Builder::new().name(name.into());
@@ -35,6 +39,7 @@ impl Fs {
         self.threads.lock().extend(threads);
         self.reaper.set_served(true);
         self.flushers.set_served(true);
+        self.memory.set_served(true);
         Ok(())
     }
 
@@ -45,6 +50,7 @@ impl Fs {
         self.reaper.wake();
         self.flushers.set_served(false);
         self.flushers.wake();
+        self.memory.set_served(false);
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             if thread.join().is_err() {
@@ -98,5 +104,12 @@ fn reap_loop(fs: &Fs) {
     while !fs.is_stopping() {
         fs.reaper.wait(TICK);
         while fs.reap_step() {}
+    }
+}
+
+fn evict_loop(fs: &Fs) {
+    while !fs.is_stopping() {
+        fs.wait_for_pressure(TICK);
+        fs.evict_step();
     }
 }

@@ -111,7 +111,10 @@ impl Fs {
             self.throttle()?;
         }
         let need = need::write(if how.direct { 0 } else { blocks });
-        let mut token = self.memory.admit(need);
+        let edges = 2 * self.geo.block_size as usize;
+        let length = if how.direct { data.len() } else { 0 };
+        let buffer = self.memory.io_need(length.saturating_add(edges));
+        let mut token = self.memory.request(need.and(buffer))?;
         let node = self.node(ino)?;
         if !self.write_beside_others(&mut token, &node, offset, data, how)? {
             let _exclusive = node.lock.write();
@@ -197,7 +200,7 @@ impl Fs {
     ) -> Result<()> {
         self.check_writable()?;
         let end = offset.checked_add(length).ok_or(Posix::FBig)?;
-        let mut token = self.memory.admit(need::FALLOCATE);
+        let mut token = self.memory.request(need::FALLOCATE)?;
         let node = self.node(ino)?;
         {
             let _exclusive = node.lock.write();
@@ -225,7 +228,7 @@ impl Fs {
 
     /// The next data or hole; see `Files::seek`.
     pub fn seek(&self, ino: InodeNumber, offset: u64, whence: Whence) -> Result<u64> {
-        let _token = self.memory.admit(need::READ);
+        let _token = self.memory.request(need::READ)?;
         let node = self.node(ino)?;
         let _shared = node.lock.read();
         {

@@ -16,7 +16,7 @@ use crate::xattr::{SetMode, Xattrs};
 
 impl Fs {
     pub fn getxattr(&self, ino: InodeNumber, name: &[u8]) -> Result<Vec<u8>> {
-        let _token = self.memory.admit(need::XATTR_GET);
+        let _token = self.memory.request(need::XATTR_GET)?;
         self.check_xattr_enabled(name)?;
         let node = self.node(ino)?;
         let _shared = node.lock.read();
@@ -26,7 +26,7 @@ impl Fs {
 
     /// All names, each ended by NUL; trusted ones only for root.
     pub fn listxattr(&self, caller: Caller, ino: InodeNumber) -> Result<Vec<u8>> {
-        let _token = self.memory.admit(need::XATTR_GET);
+        let _token = self.memory.request(need::XATTR_GET)?;
         let node = self.node(ino)?;
         let _shared = node.lock.read();
         let core = node.core.read();
@@ -55,7 +55,7 @@ impl Fs {
         if name.len() > 255 {
             return Err(Posix::Range.into());
         }
-        let mut token = self.memory.admit(need::XATTR_SET);
+        let mut token = self.memory.request(need::XATTR_SET)?;
         let node = self.node(ino)?;
         let _exclusive = node.lock.write();
         self.check_setxattr(&node, name)?;

@@ -1,8 +1,9 @@
 //! The in-memory inodes: found by number, loaded on demand, dropped when nobody refers to them.
 //!
 //! Source: the design's inode cache.
-//! Invariants: there is at most one `Node` of an inode that anybody can find; one thread loads it while others wait; a dropped
-//! one loses nothing, since the on-disk inode is whole at the end of every handle.
+//! Invariants: there is at most one `Node` of an inode that anybody can find; one thread loads or frees it while others wait;
+//! a dropped one loses nothing, since the on-disk inode is whole at the end of every handle. What the kernel knows or has open
+//! does not keep an inode here; what refers to a `Node` (a request, a handle, I/O in flight, delayed data) does.
 
 use crate::alloc::{Allocator, PreallocTree};
 use crate::canary::{Canary, canary};
@@ -15,7 +16,7 @@ use crate::memory::shrinker::Shrinker;
 use crate::memory::{Charge, Class, Memory};
 use crate::sync::{Condvar, Mutex, Rank, RankToken, RwLock};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 pub type NodeRef = Arc<Node>;
@@ -96,6 +97,19 @@ impl Node {
         IoInFlight(Arc::clone(self))
     }
 
+    /// Whether the file has data that is not written yet; true also when somebody is just looking.
+    pub fn is_dirty(&self) -> bool {
+        !self
+            .delayed
+            .try_lock()
+            .is_some_and(|delayed| delayed.is_clean())
+    }
+
+    /// Whether blocks are set aside for the file; true also when somebody is just looking.
+    pub fn may_have_preallocations(&self) -> bool {
+        !self.prealloc.try_lock().is_some_and(|tree| tree.is_empty())
+    }
+
     /// Waits until no I/O is in flight. Holds the inode lock, no handle.
     pub fn drain(&self) {
         if canary(Canary::NoDrain) {
@@ -154,10 +168,14 @@ struct Shard {
     /// The clock: nodes in the order of their coming; a place may be stale.
     hand: VecDeque<InodeNumber>,
     loading: NumberSet<InodeNumber>,
+    /// Taken out, on their way to be dropped or put back.
+    freeing: NumberSet<InodeNumber>,
     /// The newest transaction that changed a node dropped since: its inode may not be durable yet.
     dropped: Option<Tid>,
     /// Size below which no further sweep is tried.
     next_sweep: usize,
+    /// Nodes dropped by `sweep`.
+    swept: u64,
 }
 
 type Shards = Vec<(Mutex<Shard>, Condvar)>;
@@ -169,6 +187,8 @@ pub struct InodeTable {
     shards: Arc<Shards>,
     /// Nodes beyond which unreferenced ones of a shard are dropped.
     limit: usize,
+    /// The shard in which the next victim is looked for.
+    next: AtomicUsize,
     /// The budget asks it for as long as the table lives.
     _shrinker: Arc<dyn Shrinker>,
 }
@@ -192,6 +212,7 @@ impl InodeTable {
             alloc,
             shards,
             limit: (nodes / SHARDS).max(8),
+            next: AtomicUsize::new(0),
             _shrinker: shrinker,
         }
     }
@@ -206,34 +227,27 @@ impl InodeTable {
                     node.referenced.store(true, Ordering::Relaxed);
                     return Ok(Arc::clone(node));
                 }
-                if shard.loading.insert(ino) {
+                if !shard.freeing.contains(&ino) && shard.loading.insert(ino) {
                     break;
                 }
                 loaded.wait(&mut shard);
             }
         }
         let read = self.read(ino);
-        let mut victims = Vec::new();
-        let result = {
-            let mut shard = mutex.lock();
-            shard.loading.remove(&ino);
-            loaded.notify_all();
-            read.map(|inode| {
-                let node = Node::new(ino, inode, &self.memory);
-                shard.make_room(self.limit, &mut victims);
-                if let Some(tid) = shard.dropped {
-                    node.changed_in(tid);
-                }
-                // Whoever created it meanwhile has the newer one.
-                if let Some(newer) = shard.nodes.get(&ino) {
-                    return Arc::clone(newer);
-                }
-                shard.put(&node);
-                node
-            })
-        };
-        self.release(victims);
-        result
+        let mut shard = mutex.lock();
+        shard.loading.remove(&ino);
+        loaded.notify_all();
+        let node = Node::new(ino, read?, &self.memory);
+        shard.make_room(self.limit);
+        if let Some(tid) = shard.dropped {
+            node.changed_in(tid);
+        }
+        // Whoever created it meanwhile has the newer one.
+        if let Some(newer) = shard.nodes.get(&ino) {
+            return Ok(Arc::clone(newer));
+        }
+        shard.put(&node);
+        Ok(node)
     }
 
     /// An inode without links is on the orphan list or free; the bitmap tells.
@@ -253,13 +267,10 @@ impl InodeTable {
     /// Puts a just created inode into the table.
     pub fn insert(&self, ino: InodeNumber, inode: Inode) -> NodeRef {
         let node = Node::new(ino, inode, &self.memory);
-        let mut victims = Vec::new();
-        {
-            let mut shard = self.slot(ino).0.lock();
-            shard.make_room(self.limit, &mut victims);
-            shard.put(&node);
-        }
-        self.release(victims);
+        let mut shard = self.slot(ino).0.lock();
+        shard.make_room(self.limit);
+        shard.put(&node);
+        drop(shard);
         node
     }
 
@@ -268,11 +279,50 @@ impl InodeTable {
         self.slot(ino).0.lock().nodes.remove(&ino);
     }
 
-    /// Nodes that nobody refers to any more hold at most preallocations.
-    fn release(&self, victims: Vec<NodeRef>) {
-        for node in victims {
-            self.alloc.discard_preallocations(&node.prealloc);
+    /// Inodes in memory.
+    pub fn len(&self) -> usize {
+        let count = |(shard, _): &(Mutex<Shard>, Condvar)| shard.lock().nodes.len();
+        self.shards.iter().map(count).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What a node counts for.
+    pub fn node_bytes(&self) -> u64 {
+        NODE_BYTES as u64
+    }
+
+    /// Inodes that were dropped on the way, since they held nothing but themselves.
+    pub fn swept(&self) -> u64 {
+        let count = |(shard, _): &(Mutex<Shard>, Condvar)| shard.lock().swept;
+        self.shards.iter().map(count).sum()
+    }
+
+    /// Takes the next inode out that nobody refers to, that was not looked up since the clock came by (or, with
+    /// `at_once`, whether or not), and for which `wanted` says so. Until the result is finished or dropped, whoever looks
+    /// it up waits. `wanted` is called under the shard's lock.
+    pub fn next_victim(
+        &self,
+        at_once: bool,
+        mut wanted: impl FnMut(&NodeRef) -> bool,
+    ) -> Option<Freeing<'_>> {
+        let first = self.next.load(Ordering::Relaxed);
+        for step in 0..SHARDS {
+            let index = (first + step) % SHARDS;
+            let mut shard = self.shards[index].0.lock();
+            let taken = shard.take_one(at_once, &mut wanted);
+            // One from each in turn, so that the clocks go alike.
+            self.next.store(index + 1, Ordering::Relaxed);
+            if taken.is_some() {
+                return Some(Freeing {
+                    table: self,
+                    node: taken,
+                });
+            }
         }
+        None
     }
 
     fn slot(&self, ino: InodeNumber) -> &(Mutex<Shard>, Condvar) {
@@ -294,33 +344,47 @@ impl Shard {
         }
     }
 
-    /// Takes unreferenced nodes out once there are more than `limit`.
-    fn make_room(&mut self, limit: usize, victims: &mut Vec<NodeRef>) {
+    /// Drops unreferenced nodes that hold nothing else once there are more than `limit`; the caller may hold any lock.
+    fn make_room(&mut self, limit: usize) {
         if self.nodes.len() < limit.max(self.next_sweep) {
             return;
         }
         let step = (limit / 8).max(1);
-        self.sweep(step, victims, |_| true);
+        self.sweep(step);
         // What is in use now will mostly still be in use at the next call.
         self.next_sweep = self.nodes.len() + step;
     }
 
-    /// Takes up to `wanted` nodes out that nobody refers to and that `may_go`, in two turns of the clock: the first takes
-    /// second chances away.
-    fn sweep(&mut self, wanted: usize, victims: &mut Vec<NodeRef>, may_go: impl Fn(&Node) -> bool) {
-        let goal = victims.len() + wanted;
-        for _ in 0..2 * self.hand.len() {
-            if victims.len() == goal {
-                break;
-            }
-            let Some(ino) = self.hand.pop_front() else {
+    /// Drops up to `wanted` nodes that nobody refers to and that hold nothing but themselves; how many.
+    fn sweep(&mut self, wanted: usize) -> usize {
+        // A discard would take locks that the caller may hold.
+        let is_bare = |node: &NodeRef| !node.is_dirty() && !node.may_have_preallocations();
+        let mut dropped = 0;
+        while dropped < wanted {
+            let Some(node) = self.take_one(false, &mut { is_bare }) else {
                 break;
             };
+            self.freeing.remove(&node.ino);
+            dropped += 1;
+        }
+        self.swept += dropped as u64;
+        dropped
+    }
+
+    /// Takes one node out, in two turns of the clock at most: the first takes second chances away.
+    fn take_one(
+        &mut self,
+        at_once: bool,
+        wanted: &mut impl FnMut(&NodeRef) -> bool,
+    ) -> Option<NodeRef> {
+        for _ in 0..2 * self.hand.len() {
+            let ino = self.hand.pop_front()?;
             let Some(node) = self.nodes.get(&ino) else {
                 continue;
             };
             let in_use = Arc::strong_count(node) > 1;
-            if in_use || node.referenced.swap(false, Ordering::Relaxed) || !may_go(node) {
+            let spared = node.referenced.swap(false, Ordering::Relaxed) && !at_once;
+            if in_use || spared || !wanted(node) {
                 self.hand.push_back(ino);
                 continue;
             }
@@ -329,7 +393,49 @@ impl Shard {
             {
                 self.dropped = Some(tid);
             }
-            victims.extend(self.nodes.remove(&ino));
+            self.freeing.insert(ino);
+            return self.nodes.remove(&ino);
+        }
+        None
+    }
+}
+
+/// An inode that has been taken out of the table: whoever wants it waits. Dropped unfinished, it is put back whole.
+pub struct Freeing<'t> {
+    table: &'t InodeTable,
+    node: Option<NodeRef>,
+}
+
+impl Freeing<'_> {
+    pub fn node(&self) -> Option<&NodeRef> {
+        self.node.as_ref()
+    }
+
+    /// It is gone; the next who wants it loads it. Returns the bytes that this gave back.
+    pub fn finish(mut self) -> u64 {
+        if let Some(node) = self.node.take() {
+            let ino = node.ino;
+            drop(node);
+            self.settle(ino, None);
+        }
+        NODE_BYTES as u64
+    }
+
+    fn settle(&self, ino: InodeNumber, back: Option<NodeRef>) {
+        let (mutex, settled) = self.table.slot(ino);
+        let mut shard = mutex.lock();
+        shard.freeing.remove(&ino);
+        if let Some(node) = back {
+            shard.put(&node);
+        }
+        settled.notify_all();
+    }
+}
+
+impl Drop for Freeing<'_> {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            self.settle(node.ino, Some(node));
         }
     }
 }
@@ -346,18 +452,15 @@ impl Shrinker for Unreferenced {
             return 0;
         };
         let wanted = (frames * self.frame_size).div_ceil(NODE_BYTES);
-        let mut victims = Vec::new();
+        let mut dropped = 0;
         for (mutex, _) in shards.iter() {
-            if victims.len() >= wanted {
+            if dropped >= wanted {
                 break;
             }
             if let Some(mut shard) = mutex.try_lock() {
-                let left = wanted - victims.len();
-                // A discard would take locks that the caller may hold.
-                let is_bare = |node: &Node| node.prealloc.try_lock().is_some_and(|p| p.is_empty());
-                shard.sweep(left, &mut victims, is_bare);
+                dropped += shard.sweep(wanted - dropped);
             }
         }
-        victims.len() * NODE_BYTES / self.frame_size
+        (dropped * NODE_BYTES).div_ceil(self.frame_size)
     }
 }

@@ -11,6 +11,7 @@ use crate::ids::{FsBlock, NumberMap, Tid};
 use crate::journal::log::{Log, LogPosition};
 use crate::journal::{Committer, Journal};
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 #[derive(Default)]
 pub(super) struct Checkpoints {
@@ -65,6 +66,15 @@ impl Checkpoints {
 }
 
 impl Journal {
+    pub(super) fn note_running(&self, count: usize) {
+        self.pinned.running.store(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_checkpoints(&self, checkpoints: &Checkpoints) {
+        let count = checkpoints.list_of.len() as u64;
+        self.pinned.checkpoints.store(count, Ordering::Relaxed);
+    }
+
     /// Writes transactions home, oldest first, until `enough` says so or none is left.
     pub(super) fn checkpoint_until(
         &self,
@@ -97,6 +107,8 @@ impl Journal {
                 }
             }
             self.write_home(&blocks)?;
+            drop(blocks);
+            self.note_checkpoints(checkpoints);
             if !canary(Canary::EarlyTail) {
                 self.cache.device().sync()?;
             }

@@ -11,7 +11,9 @@ use crate::error::Result;
 use crate::ids::{FsBlock, Tid};
 use crate::journal::log::LogPosition;
 use crate::journal::{Committer, Journal};
+use crate::memory::Reserve;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A transaction as it goes into the log.
 pub(super) struct Frozen {
@@ -25,6 +27,7 @@ pub(super) struct Frozen {
 impl Journal {
     /// Commits the running transaction if there is one; an error aborts the journal.
     pub(super) fn commit_running_locked(&self, committer: &mut Committer) -> Result<()> {
+        let _memory = self.memory.draw_on(Reserve::Committer);
         let activated = self.activate(committer);
         self.abort_on_error(committer, activated)?;
         let frozen = self.freeze();
@@ -90,6 +93,11 @@ impl Journal {
                 forgotten: tx.forgotten.into_iter().collect(),
             }
         });
+        let count = frozen.as_ref().map_or(0, |frozen| frozen.blocks.len());
+        self.note_running(0);
+        self.pinned
+            .committing
+            .store(count as u64, Ordering::Relaxed);
         state.locked = false;
         self.changed.notify_all();
         Ok(frozen)
@@ -139,6 +147,8 @@ impl Journal {
         if let Some(first) = first {
             committer.checkpoints.push(frozen.tid, first, frozen.blocks);
         }
+        self.note_checkpoints(&committer.checkpoints);
+        self.pinned.committing.store(0, Ordering::Relaxed);
         let waiters = {
             let mut state = self.state.lock();
             state.committed = frozen.tid;

@@ -62,6 +62,7 @@ impl<'j> Handle<'j> {
             self.changes.set(self.changes.get() + 1);
             if joined {
                 tx.reserved = tx.reserved.saturating_sub(u32::from(self.left.get() > 0));
+                self.journal.note_running(tx.buffers.len());
             }
             joined
         };

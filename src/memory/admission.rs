@@ -4,8 +4,10 @@
 //! Invariants: nothing here waits once a token exists; what a token or its credits did not use is returned when
 //! they are dropped; taking beyond the bound is granted and counted, so that a test can see it.
 
+use super::account::{self, Account};
 use super::{Class, Frame, Memory};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The bound of one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,37 +39,60 @@ impl Need {
     }
 }
 
+/// Frames that every operation has beside its bound, for the blocks that it reads: when these are used up, what it has read
+/// before can leave memory again.
+pub(super) const FILLS: u32 = 8;
+
 /// Proof of admission; pays for what the operation takes. The bound is that of one step: between two handles, where nothing
 /// is held but inode locks, an operation is admitted again.
 pub struct Token {
     memory: Arc<Memory>,
     /// Frames of one step.
     bound: u32,
-    frames: u32,
-    bytes: u32,
+    account: Arc<Account>,
+    /// Kept for good: counted as nobody's that runs.
+    private: bool,
 }
 
 impl Token {
+    /// The need's cost has been promised by the caller.
     pub(super) fn new(memory: Arc<Memory>, need: Need) -> Self {
-        memory
-            .gauges
-            .reserve(reserved_bytes(&memory, need.frames) + u64::from(need.bytes));
+        memory.tokens.fetch_add(1, Ordering::SeqCst);
+        let token = Self::promised(memory, need, false);
+        account::enter(token.memory.id(), &token.account);
+        token
+    }
+
+    /// The same for one that is kept, perhaps on no thread: what others take on this one is not paid by it.
+    pub(super) fn private(memory: Arc<Memory>, need: Need) -> Self {
+        Self::promised(memory, need, true)
+    }
+
+    fn promised(memory: Arc<Memory>, need: Need, private: bool) -> Self {
+        memory.gauges.reserve(memory.cost(need));
+        let account = Account::default();
+        account.add_frames(need.frames);
+        account.fills.store(FILLS, Ordering::Relaxed);
+        account.add_bytes(u64::from(need.bytes));
         Self {
             memory,
             bound: need.frames,
-            frames: need.frames,
-            bytes: need.bytes,
+            account: Arc::new(account),
+            private,
         }
     }
 
-    /// The operation begins its next step: what earlier ones took is set aside once more.
+    /// The operation begins its next step: what earlier ones took is set aside once more. At most inode locks are held, no
+    /// handle: if need be what is pinned is committed and written home, but nobody is waited for.
     pub fn renew(&mut self) {
-        if self.frames < self.bound {
-            let missing = self.bound - self.frames;
-            self.frames = self.bound;
-            self.memory
-                .gauges
-                .reserve(reserved_bytes(&self.memory, missing));
+        let frames = self.bound.saturating_sub(self.left());
+        let fills = FILLS - self.account.fills.load(Ordering::Relaxed);
+        if frames + fills > 0 {
+            let cost = self.memory.frames_cost(frames + fills);
+            self.memory.promise_for_step(cost);
+            self.account.add_frames(frames);
+            self.account.fills.fetch_add(fills, Ordering::Relaxed);
+            self.memory.gauges.reserve(cost);
         }
     }
 
@@ -77,19 +102,16 @@ impl Token {
 
     /// Frames not yet taken.
     pub fn left(&self) -> u32 {
-        self.frames
+        self.account.frames.load(Ordering::Relaxed)
     }
 
     /// Moves `frames` of this token into a handle.
     pub fn take(&mut self, frames: u32) -> Credits {
-        let covered = frames.min(self.frames);
-        self.frames -= covered;
-        let beyond = frames - covered;
+        let beyond = frames - self.account.spend_frames(frames);
         if beyond > 0 {
             self.memory.gauges.overdraw(beyond);
-            self.memory
-                .gauges
-                .reserve(reserved_bytes(&self.memory, beyond));
+            self.memory.take_unpaid(self.memory.frames_cost(beyond));
+            self.memory.gauges.reserve(self.memory.frames_cost(beyond));
         }
         Credits {
             memory: Arc::clone(&self.memory),
@@ -99,7 +121,7 @@ impl Token {
 
     /// Takes back what a handle did not use, for the next step of the same operation.
     pub fn give_back(&mut self, mut credits: Credits) {
-        self.frames = self.frames.saturating_add(credits.left);
+        self.account.add_frames(credits.left);
         credits.left = 0;
     }
 
@@ -111,9 +133,17 @@ impl Token {
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.memory
-            .gauges
-            .unreserve(reserved_bytes(&self.memory, self.frames) + u64::from(self.bytes));
+        account::leave(&self.account);
+        let frames = self.account.frames.swap(0, Ordering::Relaxed)
+            + self.account.fills.swap(0, Ordering::Relaxed);
+        let bytes = self.account.bytes.swap(0, Ordering::Relaxed);
+        let cost = self.memory.frames_cost(frames) + bytes;
+        self.memory.gauges.unreserve(cost);
+        if !self.private {
+            self.memory.tokens.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.memory.ledger.release(cost);
+        self.memory.ledger.note_release();
     }
 }
 
@@ -136,12 +166,10 @@ impl Credits {
     pub fn frame(&mut self, class: Class) -> Frame {
         if self.left == 0 {
             self.memory.gauges.overdraw(1);
-        } else {
-            self.left -= 1;
-            self.memory
-                .gauges
-                .unreserve(reserved_bytes(&self.memory, 1));
+            return self.memory.frame(class);
         }
+        self.left -= 1;
+        self.memory.gauges.unreserve(self.memory.frame_cost);
         self.memory.frame_granted(class)
     }
 
@@ -163,14 +191,10 @@ impl Credits {
 
 impl Drop for Credits {
     fn drop(&mut self) {
-        self.memory
-            .gauges
-            .unreserve(reserved_bytes(&self.memory, self.left));
+        let cost = self.memory.frames_cost(self.left);
+        self.memory.gauges.unreserve(cost);
+        self.memory.ledger.release(cost);
     }
-}
-
-fn reserved_bytes(memory: &Memory, frames: u32) -> u64 {
-    u64::from(frames) * u64::from(memory.frame_size)
 }
 
 #[cfg(test)]
@@ -182,16 +206,16 @@ mod tests {
         const NEED: Need = Need::new(4, 100).and(Need::frames(2));
         let memory = Memory::new(1 << 20, 4096, 1 << 17);
         let mut token = memory.admit(NEED);
-        assert_eq!(memory.snapshot().reserved, 6 * 4096 + 100);
+        assert_eq!(memory.snapshot().reserved, (6 + 8) * (4096 + 256) + 100);
         let mut credits = token.take(4);
         let frame = credits.frame(Class::Meta);
         assert_eq!((token.left(), credits.left()), (2, 3));
-        assert_eq!(memory.snapshot().reserved, 5 * 4096 + 100);
+        assert_eq!(memory.snapshot().reserved, (5 + 8) * (4096 + 256) + 100);
         token.give_back(credits);
         assert_eq!(token.left(), 5);
         drop(token);
         let snapshot = memory.snapshot();
-        assert_eq!((snapshot.reserved, snapshot.used), (0, 4096));
+        assert_eq!((snapshot.reserved, snapshot.used), (0, 4096 + 256));
         drop(frame);
         assert_eq!(memory.snapshot().overdrawn_frames, 0);
     }

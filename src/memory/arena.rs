@@ -11,6 +11,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const PAGE: usize = 4096;
 /// The least that a chunk reserves, in frames.
@@ -21,15 +22,41 @@ pub(super) struct Arena {
     frame_size: usize,
     frames_per_chunk: usize,
     free: Mutex<FreeList>,
+    /// Bytes of frames that nobody holds but that still take memory.
+    warm: AtomicU64,
 }
 
 struct FreeList {
     /// Frames that were used and given back, the warmest last.
     returned: Vec<Address>,
+    /// Frames whose memory went back to the kernel.
+    cold: Vec<Address>,
     /// The part of the newest chunk that was never used: next offset in bytes.
     fresh: usize,
     /// Owners of all frames; nothing is read or written through them.
     chunks: Vec<MmapMut>,
+}
+
+impl FreeList {
+    /// Takes frames smaller than a page out, where all frames of their page are free.
+    fn take_pages(&mut self, frame_size: usize, wanted: usize) -> Vec<Address> {
+        let a_page = PAGE / frame_size;
+        let page_of = |address: &Address| address.0.as_ptr().addr() / PAGE;
+        self.returned.sort_unstable_by_key(page_of);
+        let (mut taken, mut kept) = (Vec::new(), Vec::new());
+        let mut rest = std::mem::take(&mut self.returned).into_iter().peekable();
+        while let Some(first) = rest.next() {
+            let page = page_of(&first);
+            let mut frames = vec![first];
+            while let Some(next) = rest.next_if(|next| page_of(next) == page) {
+                frames.push(next);
+            }
+            let whole = frames.len() == a_page && taken.len() < wanted;
+            if whole { &mut taken } else { &mut kept }.append(&mut frames);
+        }
+        self.returned = kept;
+        taken
+    }
 }
 
 /// The start of a frame that nobody holds.
@@ -50,10 +77,12 @@ impl Arena {
                 Rank::Memory,
                 FreeList {
                     returned: Vec::new(),
+                    cold: Vec::new(),
                     fresh: 0,
                     chunks: Vec::new(),
                 },
             ),
+            warm: AtomicU64::new(0),
         };
         let chunk = arena.reserve();
         arena.free.lock().chunks.push(chunk);
@@ -76,6 +105,11 @@ impl Arena {
     pub(super) fn take(&self) -> NonNull<u8> {
         let mut free = self.free.lock();
         if let Some(address) = free.returned.pop() {
+            self.warm
+                .fetch_sub(self.frame_size as u64, Ordering::Relaxed);
+            return address.0;
+        }
+        if let Some(address) = free.cold.pop() {
             return address.0;
         }
         if free.fresh + self.frame_size > self.chunk_bytes() {
@@ -92,7 +126,39 @@ impl Arena {
     }
 
     fn give_back(&self, start: NonNull<u8>) {
-        self.free.lock().returned.push(Address(start));
+        let mut free = self.free.lock();
+        self.warm
+            .fetch_add(self.frame_size as u64, Ordering::Relaxed);
+        free.returned.push(Address(start));
+    }
+
+    /// Bytes that free frames still take.
+    pub(super) fn warm(&self) -> u64 {
+        self.warm.load(Ordering::Relaxed)
+    }
+
+    /// Gives the memory of about `bytes` of free frames, the coldest ones, back to the kernel.
+    pub(super) fn cool(&self, bytes: u64) {
+        let mut free = self.free.lock();
+        let wanted = usize::try_from(bytes).unwrap_or(usize::MAX) / self.frame_size + 1;
+        let cold = if self.frame_size >= PAGE {
+            let count = wanted.min(free.returned.len());
+            free.returned.drain(..count).collect()
+        } else {
+            free.take_pages(self.frame_size, wanted)
+        };
+        for address in &cold {
+            let page = address.0.as_ptr();
+            if page.addr() % PAGE == 0 {
+                let length = self.frame_size.max(PAGE);
+                // SAFETY: the bytes are those of frames in the arena's own anonymous map that nobody holds
+                // (`take_pages` takes whole pages); they read as zeros afterwards, so they stay initialised.
+                unsafe { libc::madvise(page.cast(), length, libc::MADV_DONTNEED) };
+            }
+        }
+        let cooled = (cold.len() * self.frame_size) as u64;
+        self.warm.fetch_sub(cooled, Ordering::Relaxed);
+        free.cold.extend(cold);
     }
 }
 
@@ -124,9 +190,9 @@ impl Frame {
 
     /// The frame is used for something else from now on.
     pub fn set_class(&mut self, class: Class) {
-        let bytes = u64::from(self.memory.frame_size);
-        self.memory.gauges.remove(self.class, bytes);
-        self.memory.gauges.add(class, bytes);
+        let cost = self.memory.frame_cost;
+        self.memory.gauges.remove(self.class, cost);
+        self.memory.gauges.add(class, cost);
         self.class = class;
     }
 }
@@ -151,10 +217,10 @@ impl DerefMut for Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        self.memory
-            .gauges
-            .remove(self.class, u64::from(self.memory.frame_size));
+        let cost = self.memory.frame_cost;
+        self.memory.gauges.remove(self.class, cost);
         self.memory.arena.give_back(self.start);
+        self.memory.ledger.release(cost);
     }
 }
 
@@ -180,24 +246,52 @@ impl BufferPool {
         }
     }
 
-    pub(super) fn take(&self, length: usize) -> MmapMut {
-        if length <= self.buffer_size
-            && let Some(map) = self.idle.lock().pop()
-        {
-            return map;
+    /// The least bytes that a buffer for `length` takes.
+    pub(super) fn size_for(&self, length: usize) -> usize {
+        if length > self.buffer_size / 4 {
+            self.whole_size(length)
+        } else {
+            length.max(1).next_multiple_of(PAGE)
         }
-        let bytes = length.max(self.buffer_size).next_multiple_of(PAGE);
+    }
+
+    /// The bytes of one that can be kept for any request.
+    pub(super) fn whole_size(&self, length: usize) -> usize {
+        length.max(self.buffer_size).next_multiple_of(PAGE)
+    }
+
+    /// An idle buffer; its bytes are still promised.
+    pub(super) fn take_idle(&self, length: usize) -> Option<MmapMut> {
+        let fits = length <= self.buffer_size;
+        fits.then(|| self.idle.lock().pop()).flatten()
+    }
+
+    pub(super) fn make(&self, size: usize) -> MmapMut {
         MmapOptions::new()
-            .len(bytes)
+            .len(size)
             .map_anon()
             .expect("memory for an I/O buffer")
     }
 
-    fn give_back(&self, map: MmapMut) {
+    /// Keeps a buffer whose bytes stay promised; false: there are enough.
+    fn keep(&self, map: MmapMut) -> bool {
         let mut idle = self.idle.lock();
-        if map.len() == self.buffer_size && idle.len() < self.keep {
+        let kept = map.len() == self.buffer_size && idle.len() < self.keep;
+        if kept {
             idle.push(map);
         }
+        kept
+    }
+
+    /// Gives idle buffers up; returns their bytes, which the caller gives back.
+    pub(super) fn drop_idle(&self) -> u64 {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        (idle.len() * self.buffer_size) as u64
+    }
+
+    /// Bytes of idle buffers.
+    pub(super) fn idle_bytes(&self) -> u64 {
+        (self.idle.lock().len() * self.buffer_size) as u64
     }
 }
 
@@ -239,8 +333,13 @@ impl DerefMut for IoBuffer {
 impl Drop for IoBuffer {
     fn drop(&mut self) {
         if let Some(map) = self.map.take() {
-            self.memory.gauges.remove(Class::Io, map.len() as u64);
-            self.memory.buffers.give_back(map);
+            let bytes = map.len() as u64;
+            self.memory.gauges.remove(Class::Io, bytes);
+            let wanted = self.memory.ledger.is_hungry();
+            if wanted || !self.memory.buffers.keep(map) {
+                self.memory.ledger.release(bytes);
+            }
+            self.memory.ledger.note_release();
         }
     }
 }

@@ -4,6 +4,8 @@
 //! Invariants: a class's count is the sum of its live frames, buffers and charges; counters are never negative.
 
 use super::Memory;
+use super::reserves::ReserveSnapshot;
+use super::waits::WaitSnapshot;
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -111,11 +113,21 @@ impl Gauges {
         self.classes[class as usize].current.load(Ordering::Relaxed)
     }
 
+    pub(super) fn io_in_use(&self) -> u64 {
+        self.classes[Class::Io as usize]
+            .current
+            .load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reserved(&self) -> u64 {
+        self.reserved.current.load(Ordering::Relaxed)
+    }
+
     pub(super) fn used(&self) -> u64 {
         self.total.current.load(Ordering::Relaxed)
     }
 
-    pub(super) fn snapshot(&self, cap: u64, frame_size: u32) -> Snapshot {
+    pub(super) fn snapshot(&self, memory: &Memory) -> Snapshot {
         let (used, peak) = self.total.read();
         let (reserved, reserved_peak) = self.reserved.read();
         let classes = Class::ALL.map(|class| {
@@ -127,14 +139,21 @@ impl Gauges {
             }
         });
         Snapshot {
-            cap,
-            frame_size,
+            cap: memory.cap,
+            frame_size: memory.frame_size,
+            frame_cost: memory.frame_cost,
+            promised: memory.ledger.promised(),
+            idle_buffers: memory.buffers.idle_bytes(),
             used,
             peak,
             reserved,
             reserved_peak,
             overdrawn_frames: self.overdrawn.load(Ordering::Relaxed),
             classes: classes.to_vec(),
+            reserves: memory.reserve_snapshots(),
+            waits: memory.waits.snapshot(),
+            waits_in_reclaim: memory.waits_in_reclaim.snapshot(),
+            activity: memory.stats.snapshot(),
         }
     }
 }
@@ -144,6 +163,12 @@ impl Gauges {
 pub struct Snapshot {
     pub cap: u64,
     pub frame_size: u32,
+    /// What a frame counts for: itself and what is kept about it.
+    pub frame_cost: u64,
+    /// Used, or held by tokens, reserves and idle buffers.
+    pub promised: u64,
+    /// Buffers that nobody uses at the moment.
+    pub idle_buffers: u64,
     pub used: u64,
     pub peak: u64,
     /// Admitted but not yet taken.
@@ -152,6 +177,52 @@ pub struct Snapshot {
     /// Frames taken beyond a `Need` since the mount: 0 unless a bound is wrong.
     pub overdrawn_frames: u64,
     pub classes: Vec<ClassSnapshot>,
+    pub reserves: Vec<ReserveSnapshot>,
+    /// Of requests at admission that did not get their memory at once.
+    pub waits: WaitSnapshot,
+    /// Of eviction for the memory it has to allocate.
+    pub waits_in_reclaim: WaitSnapshot,
+    pub activity: Activity,
+}
+
+/// What admission did since the mount.
+#[derive(Default)]
+pub(super) struct Stats {
+    pub(super) admissions: AtomicU64,
+    pub(super) direct: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) overdrafts: AtomicU64,
+    pub(super) overdraft_bytes: AtomicU64,
+    pub(super) shrinks: AtomicU64,
+}
+
+impl Stats {
+    fn snapshot(&self) -> Activity {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Activity {
+            admissions: read(&self.admissions),
+            direct_reclaims: read(&self.direct),
+            refused: read(&self.refused),
+            overdrafts: read(&self.overdrafts),
+            overdraft_bytes: read(&self.overdraft_bytes),
+            shrinks: read(&self.shrinks),
+        }
+    }
+}
+
+/// Counts since the mount.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Activity {
+    pub admissions: u64,
+    /// Admissions that made room themselves and were served without waiting.
+    pub direct_reclaims: u64,
+    /// Requests that got ENOMEM.
+    pub refused: u64,
+    /// Times that memory was taken which nobody had promised, and how much.
+    pub overdrafts: u64,
+    pub overdraft_bytes: u64,
+    /// Rounds of the shrinkers.
+    pub shrinks: u64,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -176,6 +247,7 @@ pub struct Charge {
 
 impl Charge {
     pub(super) fn new(memory: Arc<Memory>, class: Class, bytes: usize) -> Self {
+        memory.pay_bytes(bytes as u64);
         memory.gauges.add(class, bytes as u64);
         Self {
             memory,
@@ -192,9 +264,11 @@ impl Charge {
     pub fn resize(&mut self, bytes: usize) {
         let bytes = bytes as u64;
         if bytes > self.bytes {
+            self.memory.pay_bytes(bytes - self.bytes);
             self.memory.gauges.add(self.class, bytes - self.bytes);
         } else {
             self.memory.gauges.remove(self.class, self.bytes - bytes);
+            self.memory.ledger.release(self.bytes - bytes);
         }
         self.bytes = bytes;
     }
@@ -203,5 +277,6 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.memory.gauges.remove(self.class, self.bytes);
+        self.memory.ledger.release(self.bytes);
     }
 }

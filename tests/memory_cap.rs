@@ -1,0 +1,114 @@
+//! Under a small cap, without FUSE: every policy of eviction gives the same blocks back, and nobody waits for ever.
+//!
+//! Source: the design's sections on memory and on the eviction path.
+
+#[path = "common/without_fuse.rs"]
+mod without_fuse;
+
+use std::sync::Arc;
+use uext4::evict::{From, PolicyName, Settings};
+use uext4::fs::{Fs, Options};
+use without_fuse::{CoreImage, ROOT, directory, file, write};
+
+/// Less than a daemon takes, since one thread works here.
+const CAP: u64 = 3 << 19;
+
+fn mount(image: &CoreImage, policy: PolicyName, from: From) -> Arc<Fs> {
+    let options = Options {
+        memory: CAP,
+        max_write: 64 << 10,
+        writethrough: true,
+        evict: Settings {
+            policy,
+            from,
+            ..Settings::default()
+        },
+        ..Options::default()
+    };
+    image.mount(options).expect("it mounts")
+}
+
+/// Many groups, so that buddies of files that wait are dropped.
+fn image() -> CoreImage {
+    CoreImage::mke2fs("400M", "-t ext4 -b 1024 -g 1024 -N 8192 -J size=4 -m 0")
+}
+
+fn all() -> impl Iterator<Item = (PolicyName, From)> {
+    let evictor = [PolicyName::NoFail, PolicyName::Skip, PolicyName::Derive];
+    let direct = PolicyName::ALL.map(|policy| (policy, From::Direct));
+    direct
+        .into_iter()
+        .chain(evictor.map(|policy| (policy, From::Evictor)))
+}
+
+/// Files that stay open, grown in turns, lose their inodes with preallocations to the pressure of others that are looked at.
+fn grow(fs: &Fs, rounds: u64) -> u64 {
+    const FILES: u64 = 400;
+    let mut growing = Vec::new();
+    for index in 0..FILES {
+        let dir = directory(fs, ROOT, &format!("d{index}"));
+        let ino = file(fs, dir, "f");
+        fs.opened(ino, true);
+        growing.push(ino);
+    }
+    for round in 0..rounds {
+        for (index, &ino) in growing.iter().enumerate() {
+            let body = vec![(index as u8) ^ (round as u8); 5000];
+            write(fs, ino, round * 5000, &body);
+            let cold = growing[(index * 7 + round as usize) % growing.len()];
+            fs.getattr(cold).expect("getattr");
+            // What the evictor's thread does in a daemon.
+            fs.evict_step();
+        }
+    }
+    for (index, &ino) in growing.iter().enumerate() {
+        let read = fs.read(ino, 0, 50_000).expect("read");
+        assert_eq!(read.as_slice().len() as u64, rounds * 5000);
+        for (round, part) in read.as_slice().chunks(5000).enumerate() {
+            assert!(
+                part.iter()
+                    .all(|&byte| byte == (index as u8) ^ (round as u8))
+            );
+        }
+    }
+    FILES
+}
+
+#[test]
+fn every_policy_loses_nothing_and_gives_every_block_back() {
+    for (policy, from) in all() {
+        let image = image();
+        let fs = mount(&image, policy, from);
+        grow(&fs, 4);
+        let left = fs.evict_all();
+        let stats = fs.stats();
+        println!("{policy:?} {from:?}: {left} left: {stats:?}");
+        assert!(
+            stats.memory.peak <= CAP,
+            "{policy:?} {from:?}: {:?}",
+            stats.memory
+        );
+        assert_eq!(
+            stats.memory.activity.overdrafts, 0,
+            "{policy:?} {from:?}: {:?}",
+            stats.memory
+        );
+        assert!(
+            stats.eviction.direct + stats.eviction.evictor > 30,
+            "{:?}",
+            stats.eviction
+        );
+        assert!(
+            stats.eviction.with_preallocations > 100,
+            "{:?}",
+            stats.eviction
+        );
+        let through_buddies = stats.eviction.buddy_loads > 0;
+        assert_eq!(through_buddies, policy != PolicyName::Derive);
+        fs.unmount().expect("unmount");
+        assert_eq!(fs.stats().held_blocks, 0, "{policy:?} {from:?}");
+        assert_eq!(fs.memory().snapshot().activity.refused, 0);
+        drop(fs);
+        image.fsck();
+    }
+}
