@@ -386,8 +386,6 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     options.read_only = read_only;
     alloc.protect(&journal_runs);
     let journal = start_journal(&cache, &clock, &alloc, log, &options);
-    let xattrs = attributes(&cache, &alloc, &store, &map);
-    let dirs = directories(&cache, &map, &alloc, &xattrs);
     let superblock = superblock_state(&sb, &cache, &journal_runs);
     let (xattrs, dirs) = names(&cache, &alloc, &store, &map);
     let table = inodes(&store, &memory, &alloc);
