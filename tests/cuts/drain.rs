@@ -3,6 +3,7 @@
 use crate::form::{Form, WHO, options};
 use crate::op::ino;
 use std::io::IoSlice;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use uext4::canary::Canary;
@@ -14,9 +15,11 @@ use uext4::fs::{Fs, NewNode, Options, SetAttr, WriteMode};
 
 const LENGTH: usize = 60_000;
 
-/// Keeps the reads that are submitted until they are let go.
+/// Keeps reads that are submitted until they are let go.
 struct Held {
     disk: Arc<Disk>,
+    /// Which: those of now. (Bitmaps are read ahead, too.)
+    keeps: AtomicBool,
     reads: Mutex<Vec<ReadRequest>>,
 }
 
@@ -49,7 +52,11 @@ impl Device for Held {
         self.disk.write_zeroes(offset, length)
     }
     fn submit_read(&self, request: ReadRequest) {
-        self.reads.lock().expect("no panic").push(request);
+        if self.keeps.load(Ordering::SeqCst) {
+            self.reads.lock().expect("no panic").push(request);
+        } else {
+            request.run(|offset, bytes| self.disk.read_at(offset, bytes));
+        }
     }
 }
 
@@ -58,6 +65,7 @@ pub fn a_read_keeps_its_blocks(canary: Option<Canary>) -> bool {
     let disk = Disk::new(Form::named("1k").image());
     let held = Arc::new(Held {
         disk,
+        keeps: AtomicBool::new(false),
         reads: Mutex::default(),
     });
     // With one worker no read waits in place.
@@ -81,7 +89,11 @@ pub fn a_read_keeps_its_blocks(canary: Option<Canary>) -> bool {
         let bytes = result.map(|bytes| bytes.as_slice().to_vec());
         sender.send(bytes).expect("somebody waits");
     };
+    held.keeps.store(true, Ordering::SeqCst);
     fs.read_parked(one, 0, LENGTH, Box::new(reply));
+    held.keeps.store(false, Ordering::SeqCst);
+    let waits = !held.reads.lock().expect("no panic").is_empty();
+    assert!(waits, "the read is in flight");
     let (done, is_done) = mpsc::channel();
     std::thread::scope(|scope| {
         let fs = &fs;

@@ -21,6 +21,8 @@ pub struct Request {
     /// A file of operations instead.
     pub ops: Option<PathBuf>,
     pub canaries: bool,
+    /// So many different images there must be.
+    pub at_least: u64,
     pub jobs: Option<usize>,
     /// Where failing images and sequences go.
     pub keep: Option<PathBuf>,
@@ -41,6 +43,9 @@ pub fn run(request: &Request) -> Result<(), String> {
     let (counts, failures) = seeds(request, &SAMPLES);
     if counts.seeds > 0 && counts.wraps == 0 {
         return Err("the log never went round".into());
+    }
+    if failures.is_empty() && counts.distinct < request.at_least {
+        return Err(format!("only {} different images", counts.distinct));
     }
     match failures.len() {
         0 => Ok(()),
