@@ -14,7 +14,7 @@ use uext4::device::sim::{Disk, Image, Kept, Power, Rng, SECTOR};
 /// Operations of a seed.
 pub const STEPS: usize = 60;
 /// Cuts of a seed; what they leave has been seen before in some of them.
-pub const STATES: usize = 750;
+pub const STATES: usize = 850;
 /// What was seen before does not count, and is drawn again at most this often.
 const DRAWS: u32 = 4;
 
