@@ -158,7 +158,7 @@ impl Generator {
         let size = sizes.get(&ino).copied().unwrap_or(0);
         if self.rng.below(8) == 0 {
             let count = 4 + self.rng.below(12);
-            let seed = self.rng.next();
+            let seed = self.rng.draw();
             return Op::Scatter { path, count, seed };
         }
         let offset = match self.rng.below(4) {
@@ -175,7 +175,7 @@ impl Generator {
             1 | 2 => self.rng.below(5000),
             _ => self.rng.below(30_000),
         };
-        let seed = self.rng.next();
+        let seed = self.rng.draw();
         Op::Write {
             path,
             offset,
@@ -279,7 +279,7 @@ impl Generator {
             path,
             key,
             length: [0, 20, 200, 500][self.rng.below(4) as usize],
-            byte: self.rng.next() as u8,
+            byte: self.rng.draw() as u8,
         }
     }
 
@@ -290,7 +290,7 @@ impl Generator {
         } else {
             self.file(paths).map(|(path, _)| path)
         };
-        let odd = self.rng.next();
+        let odd = self.rng.draw();
         Op::SetAttr {
             path: path.unwrap_or_default(),
             mode: 0o600 | (odd as u16 & 0o77),
@@ -363,7 +363,7 @@ impl Generator {
         for _ in 0..=self.rng.below(3) {
             let offset = self.rng.below(4) * 30_000;
             let length = 20_000 + self.rng.below(60_000);
-            let seed = self.rng.next();
+            let seed = self.rng.draw();
             let path = path.clone();
             chain.push(Op::Write {
                 path,

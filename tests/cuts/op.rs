@@ -347,7 +347,7 @@ impl Run {
     fn write(&mut self, file: u32, offset: u64, length: u64, seed: u64) -> Result<()> {
         let mut bytes = Rng(seed);
         // Never zero: a hole is no data.
-        let data: Vec<u8> = (0..length).map(|_| bytes.next() as u8 | 1).collect();
+        let data: Vec<u8> = (0..length).map(|_| bytes.draw() as u8 | 1).collect();
         self.op(|run| {
             let mut content = run.model.content(file);
             let end = (offset + length) as usize;
