@@ -182,7 +182,7 @@ fn damage(bytes: &mut [u8], place: &Place, rng: &mut Rng) -> String {
             0 | 1 => field[bit / 8] ^= 1 << (bit % 8),
             2 => field.fill(0),
             3 => field.fill(0xff),
-            4 => field.iter_mut().for_each(|byte| *byte = rng.next() as u8),
+            4 => field.iter_mut().for_each(|byte| *byte = rng.draw() as u8),
             _ => field[0] = field[0].wrapping_add(1),
         }
         if field != before {
