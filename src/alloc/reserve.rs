@@ -62,7 +62,11 @@ impl Groups {
         } else {
             MAX_ROUNDS
         };
-        for _ in 0..rounds {
+        for round in 0..rounds {
+            if round >= MAX_ROUNDS {
+                // Whoever is in the middle of it may be waiting for this processor.
+                std::thread::yield_now();
+            }
             if let Some(reserved) = self.attempt(&plan, claim.as_deref_mut())? {
                 return Ok(reserved);
             }

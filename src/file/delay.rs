@@ -10,7 +10,7 @@ use crate::format::inode::Inode;
 use crate::format::time::Timestamp;
 use crate::ids::FsBlock;
 use crate::inode::NodeRef;
-use crate::inode::delayed::{Backing, Delayed, Shape};
+use crate::inode::delayed::{Announced, Backing, Delayed, Shape};
 use crate::map::Mapping;
 use crate::memory::{Class, Frame, Token};
 use std::sync::Arc;
@@ -58,9 +58,12 @@ impl Files {
         let (first, last) = (self.block_of(offset)?.get(), self.block_of(end - 1)?.get());
         let below = self.look_below(node, first, last)?;
         self.claim_for(node, &below)?;
-        let frames = self.fill_frames(token, node, offset, data, old_size)?;
+        let frames = self
+            .fill_frames(token, node, offset, data, old_size)
+            .inspect_err(|_| self.renounce(node))?;
         {
             let mut delayed = node.delayed.lock();
+            delayed.announce(None);
             for ((block, frame), backing) in (first..).zip(frames).zip(below.backings) {
                 delayed.put(block, frame, backing);
             }
@@ -121,11 +124,16 @@ impl Files {
             return Ok(());
         }
         let last = below.first + (below.backings.len() - 1) as u32;
+        node.delayed.lock().announce(Some(Announced {
+            holes,
+            splits,
+            last,
+        }));
         self.retry_for_space(|| {
             let core = node.core.read();
             let missing = {
                 let delayed = node.delayed.lock();
-                let needed = self.needed(&core, delayed.shape_with(holes, splits, last));
+                let needed = self.needed(&core, delayed.shape());
                 needed.saturating_sub(delayed.claimed())
             };
             if missing == 0 {
@@ -136,7 +144,13 @@ impl Files {
             node.delayed.lock().add_claim(claim);
             Ok(())
         })
-        .inspect_err(|_| self.trim_claim(node))
+        .inspect_err(|_| self.renounce(node))
+    }
+
+    /// What was announced does not come: its claim goes back.
+    fn renounce(&self, node: &NodeRef) {
+        node.delayed.lock().announce(None);
+        self.trim_claim(node);
     }
 
     /// Blocks that delayed data of this shape may need.

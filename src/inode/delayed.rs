@@ -58,6 +58,14 @@ pub struct Shape {
     pub last: u32,
 }
 
+/// Blocks that a write is about to put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    pub holes: u64,
+    pub splits: u64,
+    pub last: u32,
+}
+
 /// The delayed data of one inode.
 pub struct Delayed {
     blocks: BTreeMap<u32, Entry>,
@@ -67,6 +75,8 @@ pub struct Delayed {
     claim: Option<Claim>,
     /// Claimed blocks that a flusher has taken out for the time being.
     lent: u64,
+    /// What a write is about to put in: claimed, and not to be given back before it is here.
+    announced: Option<Announced>,
     /// A write failed: no later one is tried, and every fsync is told.
     error: Option<Error>,
     /// In the list of inodes to flush.
@@ -87,6 +97,7 @@ impl Delayed {
             size: None,
             claim: None,
             lent: 0,
+            announced: None,
             error: None,
             queued: false,
             replaced: false,
@@ -300,18 +311,27 @@ impl Delayed {
         self.charge.resize(self.blocks.len() * ENTRY_BYTES);
     }
 
-    /// As it is, with a run of new blocks.
-    pub fn shape_with(&self, holes: u64, splits: u64, last: u32) -> Shape {
+    /// Until `announce(None)` the claim covers these blocks, too. One write at a time: the caller has the inode to itself.
+    pub fn announce(&mut self, blocks: Option<Announced>) {
+        self.announced = blocks;
+    }
+
+    /// With what is announced, as a run of its own.
+    pub fn shape(&self) -> Shape {
+        let Some(Announced {
+            holes,
+            splits,
+            last,
+        }) = self.announced
+        else {
+            return self.shape;
+        };
         Shape {
             holes: self.shape.holes + holes,
             splits: self.shape.splits + splits,
             runs: self.shape.runs + 1,
             last: self.shape.last.max(last),
         }
-    }
-
-    pub fn shape(&self) -> Shape {
-        self.shape
     }
 
     /// Blocks claimed for this inode.
@@ -328,8 +348,8 @@ impl Delayed {
 
     /// Takes out what `blocks` blocks need, with all that is claimed for map blocks.
     pub fn lend(&mut self, blocks: u64) -> Option<Claim> {
+        let kept = self.shape().holes.saturating_sub(blocks);
         let claim = self.claim.as_mut()?;
-        let kept = self.shape.holes.saturating_sub(blocks);
         let lent = claim.split(claim.blocks().saturating_sub(kept));
         self.lent = lent.blocks();
         Some(lent)
@@ -385,6 +405,23 @@ mod tests {
         all.discard(0..u32::MAX);
         assert_eq!(all.shape(), Shape::default());
         assert_eq!(memory.snapshot().class(Class::Dirty).current, 0);
+    }
+
+    #[test]
+    fn what_is_announced_counts_until_it_is_here() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        let mut all = delayed(&memory);
+        all.put(7, memory.frame(Class::Dirty), Some(Backing::Hole));
+        all.announce(Some(Announced {
+            holes: 3,
+            splits: 1,
+            last: 20,
+        }));
+        let shape = all.shape();
+        assert_eq!((shape.holes, shape.splits), (4, 1));
+        assert_eq!((shape.runs, shape.last), (2, 20));
+        all.announce(None);
+        assert_eq!((all.shape().holes, all.shape().last), (1, 7));
     }
 
     #[test]

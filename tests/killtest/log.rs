@@ -170,16 +170,30 @@ impl Made {
             self.sure, self.attempt
         );
         lost_unless(is_one, path, &why)?;
-        match found {
-            Some(found) => same(
-                path,
-                &found,
-                &content(self.key, length.unwrap_or(0)),
-                self.sure.unwrap_or(0).min(length.unwrap_or(0)),
-            ),
-            None => Ok(()),
+        let Some(mut found) = found else {
+            return Ok(());
+        };
+        let (sure, wanted) = (
+            self.sure.unwrap_or(0),
+            content(self.key, found.len() as u64),
+        );
+        if let Some(Attempt::Truncate(to)) = self.attempt {
+            forgive_the_cut(&mut found, &wanted, to as usize);
         }
+        same(path, &found, &wanted, sure.min(found.len() as u64))
+            .map_err(|error| format!("{error}; then tried {:?}", self.attempt))
     }
+}
+
+/// A truncation zeros the rest of its last block ahead of its transaction, as the kernel does in ordered mode: a cut between
+/// the two leaves the old size and those zeros.
+fn forgive_the_cut(found: &mut [u8], wanted: &[u8], to: usize) {
+    let end = to.next_multiple_of(BLOCK).min(found.len());
+    let Some(cut) = found.get_mut(to..end) else {
+        return;
+    };
+    let zeros = cut.iter().take_while(|&&byte| byte == 0).count();
+    cut[..zeros].copy_from_slice(&wanted[to..to + zeros]);
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
