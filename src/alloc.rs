@@ -359,19 +359,6 @@ impl Allocator {
     pub fn inode_table_block(&self, group: GroupIndex) -> Result<FsBlock> {
         Ok(self.groups.descriptor(group)?.1.inode_table)
     }
-
-    /// How many of the group's inodes may have been used; what lies in the table behind them was perhaps never written.
-    pub fn inodes_ever_used(&self, group: GroupIndex) -> Result<u32> {
-        let desc = self.groups.descriptor(group)?.1;
-        if self
-            .groups
-            .is_uninit(&desc, crate::format::group::flag::INODE_UNINIT)
-        {
-            return Ok(0);
-        }
-        let per_group = self.groups.geo.inodes_per_group;
-        Ok(per_group.saturating_sub(desc.itable_unused))
-    }
 }
 
 impl CommitListener for Allocator {

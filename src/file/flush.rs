@@ -118,10 +118,12 @@ impl Files {
             for range in ranges {
                 delayed.unwritten(range);
             }
-            // Without space another attempt may succeed.
+            // Without space another attempt may succeed; damage is this file's alone.
             if !matches!(error, Error::Posix(_)) {
                 delayed.fail(error);
                 drop(delayed);
+            }
+            if !matches!(error, Error::Posix(_) | Error::Corrupt { .. }) {
                 self.journal.abort(error);
             }
         }

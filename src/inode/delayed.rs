@@ -348,8 +348,9 @@ impl Delayed {
 
     /// Takes out what `blocks` blocks need, with all that is claimed for map blocks.
     pub fn lend(&mut self, blocks: u64) -> Option<Claim> {
-        let kept = self.shape().holes.saturating_sub(blocks);
         let claim = self.claim.as_mut()?;
+        // What is announced may not be claimed yet.
+        let kept = self.shape.holes.saturating_sub(blocks);
         let lent = claim.split(claim.blocks().saturating_sub(kept));
         self.lent = lent.blocks();
         Some(lent)

@@ -32,10 +32,6 @@ impl InodeStore {
 
     /// The inode, its checksum verified. Stale when nothing was ever there or it was freed.
     pub fn read(&self, ino: InodeNumber) -> Result<Inode> {
-        let (group, index) = self.geo().inode_place(ino)?;
-        if self.geo().features.group_csum() && index >= self.alloc.inodes_ever_used(group)? {
-            return Err(Posix::Stale.into());
-        }
         let (buffer, at) = self.locate(ino)?;
         let bytes = buffer.snapshot();
         let slot = &bytes[at..at + self.inode_size()];
