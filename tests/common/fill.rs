@@ -80,9 +80,9 @@ if [ "$EXTENTS" = 1 ]; then
     fallocate -z -o 12288 -l 40960 files/zeroed
     # More extents than an inode holds.
     for n in $(seq 0 2 40); do head -c 4096 /etc/passwd | dd of=files/many bs=16384 seek=$n conv=notrunc status=none; done
-    # Its map block counts as soon as it is there: with the data.
-    sync files/many
 fi
+# Map blocks count as soon as they are there: with the data.
+find files -type f -size +11k -exec sync {} +
 
 # Special files.
 mkdir special

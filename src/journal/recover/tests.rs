@@ -701,7 +701,11 @@ fn written_by_the_kernel(options: &[&str], mount: &str) -> Image {
         }
         File::open(&dir).unwrap().sync_all().unwrap();
     }
-    let copy = image.copy("dirty");
+    // Of one moment: the kernel may be writing.
+    let copy = std::iter::repeat_with(|| image.copy("dirty"))
+        .take(20)
+        .find(|copy| std::fs::read(copy).unwrap() == std::fs::read(&image.path).unwrap())
+        .expect("the kernel comes to rest");
     run(
         Command::new("sh")
             .args([
