@@ -195,6 +195,14 @@ struct Tally {
 }
 
 impl Tally {
+    /// Mounting met the fault: the image is as good as before.
+    fn failed_mount(&mut self, disk: &Disk, at: &str) {
+        self.at_mount += 1;
+        if let Err(said) = e2fsck(&without_errors(disk.image().bytes())) {
+            panic!("{at}: a mount that failed: {said}");
+        }
+    }
+
     fn show(&self, what: &str) {
         println!("{what}: {self:?}");
         assert!(self.heard > 0, "{what}: nobody heard of any fault");
@@ -211,10 +219,7 @@ fn every_read(form: &[&str], word: &str, seed: u64, steps: usize, errors: ErrorP
         let mut bench = match Bench::start(form, &base, seed, errors, &fault) {
             Ok(bench) => bench,
             Err(disk) => {
-                tally.at_mount += 1;
-                if let Err(said) = e2fsck(&without_errors(disk.image().bytes())) {
-                    panic!("{at}: a mount that failed: {said}");
-                }
+                tally.failed_mount(&disk, &at);
                 continue;
             }
         };
@@ -404,10 +409,7 @@ fn every_read_may_give_a_wrong_bit() {
         let mut bench = match Bench::start(CHECKSUMS, &base, 51, policy, &at) {
             Ok(bench) => bench,
             Err(disk) => {
-                tally.at_mount += 1;
-                if let Err(said) = e2fsck(&without_errors(disk.image().bytes())) {
-                    panic!("{at}: a mount that failed: {said}");
-                }
+                tally.failed_mount(&disk, &at);
                 continue;
             }
         };
