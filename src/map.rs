@@ -113,15 +113,14 @@ impl Map {
         if len == 0 {
             return Ok(());
         }
-        if inode.has_flag(flag::EXTENTS) {
-            let tree = self.tree(ino, inode);
-            tree.insert(handle, inode, at.get(), start, len, unwritten)?;
-        } else if unwritten {
-            return Err(Posix::OpNotSupp.into());
-        } else {
-            self.blocks(ino)
-                .insert(handle, inode, at.get(), start, len)?;
+        if !unwritten {
+            return self.insert_claimed(handle, ino, inode, at, start, len, None);
         }
+        if !inode.has_flag(flag::EXTENTS) {
+            return Err(Posix::OpNotSupp.into());
+        }
+        let tree = self.tree(ino, inode);
+        tree.insert(handle, inode, at.get(), start, len, true)?;
         self.count(inode, len);
         Ok(())
     }
@@ -171,11 +170,7 @@ impl Map {
         at: FileBlock,
         len: u32,
     ) -> Result<()> {
-        if !inode.has_flag(flag::EXTENTS) {
-            return Ok(());
-        }
-        self.tree(ino, inode)
-            .mark(handle, inode, at.get(), len, false)
+        self.mark_written_claimed(handle, ino, inode, at, len, None)
     }
 
     /// The same; a claim pays for map blocks.
