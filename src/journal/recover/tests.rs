@@ -152,16 +152,16 @@ impl Image {
         to
     }
 
-    /// What e2fsck makes of a copy, without journal and superblock.
-    fn replayed_by_e2fsck(&self) -> Vec<u8> {
+    /// What e2fsck makes of a copy, without journal and superblock, and what it says.
+    fn replayed_by_e2fsck(&self) -> (Vec<u8>, String) {
         let copy = self.copy("reference");
-        run(
+        let said = run(
             Command::new("e2fsck")
                 .args(["-y", "-E", "journal_only"])
                 .arg(&copy),
             &[0, 1],
         );
-        self.comparable(&std::fs::read(copy).unwrap())
+        (self.comparable(&std::fs::read(copy).unwrap()), said)
     }
 
     fn comparable(&self, bytes: &[u8]) -> Vec<u8> {
@@ -174,6 +174,13 @@ impl Image {
         bytes
     }
 
+    fn differing(&self, ours: &[u8], theirs: &[u8]) -> Vec<usize> {
+        let size = self.geo.block_size as usize;
+        let pairs = ours.chunks(size).zip(theirs.chunks(size));
+        let differing = pairs.enumerate().filter(|(_, (a, b))| a != b);
+        differing.map(|(block, _)| block).collect()
+    }
+
     fn flip_in_log(&self, at: u32, offset: u64) {
         let place = byte_offset(self.geo.block_size, self.log.block(at).unwrap()) + offset;
         let device = self.device();
@@ -184,7 +191,7 @@ impl Image {
 
     /// Replays both ways and compares with e2fsck.
     fn check_against_e2fsck(&self) -> Recovery {
-        let reference = self.replayed_by_e2fsck();
+        let (reference, said) = self.replayed_by_e2fsck();
         let before = std::fs::read(&self.path).unwrap();
         let device = Arc::new(FileDevice::open(&self.path, true));
         let (seen, overlay) = recover_read_only(device, &self.geo, &self.log).unwrap();
@@ -192,13 +199,21 @@ impl Image {
         for (i, piece) in view.chunks_mut(7777).enumerate() {
             overlay.read_at(i as u64 * 7777, piece).unwrap();
         }
-        assert!(self.comparable(&view) == reference, "the overlay differs");
+        let differ = self.differing(&self.comparable(&view), &reference);
+        assert!(
+            differ.is_empty(),
+            "the overlay differs in blocks {differ:?}: {seen:?}; e2fsck: {said}"
+        );
         assert!(std::fs::read(&self.path).unwrap() == before);
 
         let done = recover(&self.device(), &self.geo, &self.log).unwrap();
+        let differ = self.differing(
+            &self.comparable(&std::fs::read(&self.path).unwrap()),
+            &reference,
+        );
         assert!(
-            self.comparable(&std::fs::read(&self.path).unwrap()) == reference,
-            "the replay differs"
+            differ.is_empty(),
+            "the replay differs in blocks {differ:?}; e2fsck: {said}"
         );
         assert_eq!(
             (seen.blocks, seen.next_tid, seen.superblock),
@@ -738,6 +753,7 @@ fn the_kernels_journals_are_replayed_as_by_e2fsck() {
         (&["4096"], "journal_async_commit,data=writeback"),
     ] {
         let image = written_by_the_kernel(options, mount);
+        eprintln!("{options:?} {mount}");
         let superblock = read_superblock(&image.device(), &image.geo, &image.log).unwrap();
         let done = image.check_against_e2fsck();
         assert!(done.replayed, "{options:?} {mount}");
