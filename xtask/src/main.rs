@@ -4,7 +4,7 @@ mod bench;
 mod corrupt;
 mod crash;
 mod install;
-mod killtest;
+mod rounds;
 mod rules;
 mod setup;
 mod source;
@@ -36,7 +36,11 @@ enum Task {
     #[command(hide = true)]
     NullServer { directory: PathBuf },
     /// Kill the daemon under load, again and again, and look for what was fsynced.
-    Killtest(killtest::Options),
+    Killtest(rounds::Rounds),
+    /// Fill an image to the last block from eight sides, empty it, again and again.
+    Filling(rounds::Rounds),
+    /// fsx, with as many operations as asked for.
+    Fsx(rounds::Operations),
     /// Cut the power at every write of seeded runs, and look for what was synced.
     Crash(crash::Options),
     /// Damage images field by field, and compare fsck.uext4 with e2fsck.
@@ -55,7 +59,9 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&root(), &options),
         Task::Bench(options) => bench::run(&root(), &options),
         Task::NullServer { directory } => bench::null_server(&directory),
-        Task::Killtest(options) => killtest::run(&root(), &options),
+        Task::Killtest(options) => rounds::killtest(&root(), &options),
+        Task::Filling(options) => rounds::filling(&root(), &options),
+        Task::Fsx(options) => rounds::fsx(&root(), &options),
         Task::Crash(options) => crash::run(&root(), &options),
         Task::Corrupt(options) => corrupt::run(&root(), &options),
         Task::Tidy => tidy::run(&root()),
