@@ -8,7 +8,7 @@ mod null;
 mod report;
 mod rows;
 mod scale;
-mod sides;
+pub(crate) mod sides;
 mod work;
 
 use clap::Args;
@@ -146,7 +146,7 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
 }
 
 /// The null server and the loops are measured, too.
-fn again_optimised(root: &Path) -> Result<(), String> {
+pub(crate) fn again_optimised(root: &Path) -> Result<(), String> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let status = std::process::Command::new("cargo")
         .args(["run", "--quiet", "--release", "--package", "xtask", "--"])
@@ -184,12 +184,17 @@ fn build(root: &Path) -> Result<PathBuf, String> {
     cmd!(shell, "cargo build --quiet --release --package uext4")
         .run()
         .map_err(|e| e.to_string())?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let program = root.join(target).join("release/uext4");
+    let program = target(root).join("release/uext4");
     program
         .canonicalize()
         .map_err(|e| format!("{}: {e}", program.display()))
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    root.join(target)
 }
 
 impl Bench<'_> {

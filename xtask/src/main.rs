@@ -3,6 +3,7 @@
 mod bench;
 mod corrupt;
 mod crash;
+mod evict_bench;
 mod install;
 mod rounds;
 mod rules;
@@ -33,6 +34,8 @@ enum Task {
     Test(test::Options),
     /// uext4 beside the kernel, fuse2fs, a server that stores nothing, and the raw file.
     Bench(bench::Options),
+    /// Every way out of the thread about eviction, on the same workloads, under small caps.
+    EvictBench(evict_bench::Options),
     #[command(hide = true)]
     NullServer { directory: PathBuf },
     /// Kill the daemon under load, again and again, and look for what was fsynced.
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(&root()),
         Task::Test(options) => test::run(&root(), &options),
         Task::Bench(options) => bench::run(&root(), &options),
+        Task::EvictBench(options) => evict_bench::run(&root(), &options),
         Task::NullServer { directory } => bench::null_server(&directory),
         Task::Killtest(options) => rounds::killtest(&root(), &options),
         Task::Filling(options) => rounds::filling(&root(), &options),

@@ -358,8 +358,19 @@ pub fn judge(image: &Path) -> Result<(), String> {
         .map_err(|e| format!("after the bench: {e}"))
 }
 
-/// On SIGINT and SIGTERM everything below `scratch` is unmounted and detached, and the process ends.
+/// On SIGINT and SIGTERM everything below `scratch` is unmounted and detached, `scratch` removed, and the process ends.
 pub fn end_on_signals(scratch: &Path) -> Result<(), String> {
+    let also = scratch.to_owned();
+    end_on_signals_but_keep(scratch, move || {
+        let _ = std::fs::remove_dir_all(&also);
+    })
+}
+
+/// The same, but what is in `scratch` stays, apart from what `then` removes.
+pub fn end_on_signals_but_keep(
+    scratch: &Path,
+    then: impl FnOnce() + Send + 'static,
+) -> Result<(), String> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals =
         signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(|e| e.to_string())?;
@@ -367,7 +378,7 @@ pub fn end_on_signals(scratch: &Path) -> Result<(), String> {
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             end_all(&scratch);
-            let _ = std::fs::remove_dir_all(&scratch);
+            then();
             std::process::exit(130);
         }
     });
