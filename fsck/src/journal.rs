@@ -126,8 +126,21 @@ fn find_log(
     };
     let image = Image::new(Arc::clone(device), opened.geo.block_size);
     let groups = crate::groups::load(&image, &opened.geo)?;
-    let ino = opened.sb.s_journal_inum();
+    let named = opened.sb.s_journal_inum();
+    let ino = JOURNAL;
     let raw = crate::session::read_inode(&image, &opened.geo, &groups, ino)?;
+    if named != ino
+        && raw.is_reg()
+        && let Some(found) =
+            log_of(&image, &opened.geo, &raw)?.and_then(|log| with_superblock(log).ok())
+    {
+        let at = At::new().label("s_journal_inum").found(named.into());
+        if report.fix(Problem::SuperblockField, at)? {
+            opened.sb.set_s_journal_inum(ino);
+            opened.geo.journal_inum = ino;
+            return Ok(Ok(found));
+        }
+    }
     let mut backup = raw.clone();
     backup.set_mode(mode::REG | 0o600);
     backup.set_links(1);
@@ -148,7 +161,8 @@ fn find_log(
     {
         return Ok(Ok(found));
     }
-    if opened.sb.s_jnl_backup_type() == BACKUP_BLOCK_MAP
+    if named == ino
+        && opened.sb.s_jnl_backup_type() == BACKUP_BLOCK_MAP
         && let Some(found) =
             log_of(&image, &opened.geo, &backup)?.and_then(|log| with_superblock(log).ok())
         && report.fix(Problem::JournalInodeRestored, At::ino(ino))?
@@ -338,21 +352,9 @@ impl Fsck<'_, '_> {
         )? {
             return Ok(());
         }
-        let mut raw = Raw::zeroed(&self.geo);
-        raw.set_mode(mode::REG | 0o600);
-        raw.set_links(1);
-        raw.set_size(u64::from(blocks) * u64::from(self.geo.block_size));
+        let mut raw = self.new_file(blocks.into());
         let now = self.options.now as u32;
-        for at in [0x08, 0x0c, 0x10] {
-            raw.put32(at, now);
-        }
-        if self.geo.inode_size > 128 {
-            raw.put16(0x80, self.geo.want_extra_isize as u16);
-        }
-        if self.geo.features.has_incompat(incompat::EXTENTS) {
-            raw.set_flags(flag::EXTENTS);
-        }
-        let Some(runs) = self.journal_space(blocks.into()) else {
+        let Some(runs) = self.space(blocks.into()) else {
             self.report
                 .note("there is no space for a new journal: the file system has none now");
             return Ok(());
@@ -386,7 +388,27 @@ impl Fsck<'_, '_> {
         self.sb.set_s_jnl_backup_type(BACKUP_BLOCK_MAP);
     }
 
-    fn journal_space(&mut self, blocks: u64) -> Option<Vec<Run>> {
+    /// An inode for a file of the file system's own, of so many blocks.
+    pub fn new_file(&self, blocks: u64) -> Raw {
+        let mut raw = Raw::zeroed(&self.geo);
+        raw.set_mode(mode::REG | 0o600);
+        raw.set_links(1);
+        raw.set_size(blocks * u64::from(self.geo.block_size));
+        let now = self.options.now as u32;
+        for at in [0x08, 0x0c, 0x10] {
+            raw.put32(at, now);
+        }
+        if self.geo.inode_size > 128 {
+            raw.put16(0x80, self.geo.want_extra_isize as u16);
+        }
+        if self.geo.features.has_incompat(incompat::EXTENTS) {
+            raw.set_flags(flag::EXTENTS);
+        }
+        raw
+    }
+
+    /// Free blocks for a file of the file system's own.
+    pub fn space(&mut self, blocks: u64) -> Option<Vec<Run>> {
         let ratio = 1_u64 << self.geo.cluster_ratio_bits;
         let mut map = crate::map::Map::default();
         let near = self.geo.blocks_count / 2;

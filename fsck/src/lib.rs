@@ -31,6 +31,7 @@ mod quota;
 mod relocate;
 mod session;
 mod superblock;
+mod tables;
 mod xattr;
 
 pub mod replay;

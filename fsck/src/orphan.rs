@@ -6,11 +6,13 @@
 use crate::Result;
 use crate::image::Stage;
 use crate::inode::Raw;
+use crate::inodes::{Known, known};
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
 use uext4::format::bitmap;
 use uext4::format::checksum::{self, BlockKind};
 use uext4::format::features::{compat, ro_compat};
+use uext4::format::inode::{flag, mode};
 use uext4::format::orphan;
 use uext4::format::raw::le32;
 use uext4::format::superblock::state;
@@ -156,16 +158,13 @@ impl Fsck<'_, '_> {
         }
         let present = self.geo.features.has_ro_compat(ro_compat::ORPHAN_PRESENT);
         let raw = self.read_inode(ino)?;
-        if ino < self.geo.first_ino || !raw.is_reg() || raw.links() == 0 {
+        let map = crate::map::read(&self.image, &self.geo, &raw)?;
+        if !self.is_orphan_file(ino, &raw, &map) {
             if self.report.fix(Problem::OrphanFileInode, At::ino(ino))? {
-                self.sb.set_s_orphan_file_inum(0);
-                let bits = self.sb.features().compat & !compat::ORPHAN_FILE;
-                self.sb.set_feature_compat(bits);
-                self.drop_present();
+                self.give_up_orphan_file(ino, raw)?;
             }
             return Ok(());
         }
-        let map = crate::map::read(&self.image, &self.geo, &raw)?;
         let kind = BlockKind::OrphanFile {
             seed: raw.seed(&self.geo, ino),
         };
@@ -220,6 +219,100 @@ impl Fsck<'_, '_> {
             orphan::put(bytes, slot, None);
         }
         Ok(())
+    }
+
+    /// Whole blocks, all of them there.
+    fn is_orphan_file(&self, ino: u32, raw: &Raw, map: &crate::map::Map) -> bool {
+        let size = u64::from(self.geo.block_size);
+        let blocks = raw.size() / size;
+        ino >= self.geo.first_ino
+            && raw.is_reg()
+            && raw.links() != 0
+            && blocks > 0
+            && raw.size().is_multiple_of(size)
+            && map.data.iter().map(|run| run.len).sum::<u64>() == blocks
+            && map.data.last().is_some_and(|run| run.end() == blocks)
+            && map.data.iter().all(|run| !run.unwritten)
+    }
+
+    /// A new one is made behind the check. What the superblock named may be somebody's file, which stays.
+    fn give_up_orphan_file(&mut self, ino: u32, mut raw: Raw) -> Result<()> {
+        self.sb.set_s_orphan_file_inum(0);
+        self.geo.orphan_file_inum = 0;
+        self.drop_present();
+        self.new_orphan_file = true;
+        if ino < self.geo.first_ino || ino > self.geo.inodes_count {
+            return Ok(());
+        }
+        let mut as_file = raw.clone();
+        as_file.set_mode(mode::REG);
+        as_file.clear_flag(flag::INLINE_DATA);
+        let map = crate::map::read(&self.image, &self.geo, &as_file)?;
+        let Some(run) = map.data.first() else {
+            return Ok(());
+        };
+        let bytes = self.image.read(run.pblk)?;
+        if orphan::check(&bytes, FsBlock::new(run.pblk)).is_ok() {
+            raw.bytes.fill(0);
+            self.write_inode(ino, &mut raw)?;
+        }
+        Ok(())
+    }
+
+    /// An empty orphan file in a free inode; without space the file system goes without.
+    pub fn make_orphan_file(&mut self) -> Result<()> {
+        if !self.new_orphan_file {
+            return Ok(());
+        }
+        let blocks = match self.geo.blocks_count {
+            0..0x2_0000 => 32,
+            0x2_0000..0x20_0000 => 128,
+            _ => 512_u64,
+        };
+        let blocks = blocks.next_multiple_of(1 << self.geo.cluster_ratio_bits);
+        let made = match self.free_inode() {
+            Some(ino) => self.fill_orphan_file(ino, blocks)?,
+            None => false,
+        };
+        if !made {
+            self.report
+                .note("there is no space for an orphan file: the file system has none now");
+            let bits = self.sb.features().compat & !compat::ORPHAN_FILE;
+            self.sb.set_feature_compat(bits);
+            self.geo.features = self.sb.features();
+        }
+        Ok(())
+    }
+
+    fn fill_orphan_file(&mut self, ino: u32, blocks: u64) -> Result<bool> {
+        let mut raw = self.new_file(blocks);
+        let Some(runs) = self.space(blocks) else {
+            return Ok(false);
+        };
+        if !self.replace_map(ino, &mut raw, &crate::map::Map::default(), &runs)? {
+            return Ok(false);
+        }
+        let kind = BlockKind::OrphanFile {
+            seed: raw.seed(&self.geo, ino),
+        };
+        for block in runs.iter().flat_map(|run| run.pblk..run.pblk + run.len) {
+            let mut bytes = vec![0; self.image.block_size()];
+            let tail = bytes.len() - 8;
+            uext4::format::raw::put_le32(&mut bytes, tail, orphan::MAGIC);
+            checksum::stamp(kind, &self.geo, FsBlock::new(block), &mut bytes);
+            self.image.write(block, bytes, Stage::Fresh)?;
+        }
+        self.write_inode(ino, &mut raw)?;
+        let known = Known {
+            file_type: 1,
+            flags: known::SPECIAL,
+            links: 1,
+            found: 0,
+        };
+        self.inodes.set(ino, known);
+        self.sb.set_s_orphan_file_inum(ino);
+        self.geo.orphan_file_inum = ino;
+        Ok(true)
     }
 
     fn drop_present(&mut self) {

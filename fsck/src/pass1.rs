@@ -22,7 +22,7 @@ use crate::problem::{At, Problem};
 use crate::session::{Fsck, SharedXattr};
 use crate::{Result, Stop};
 use check::{Check, Verdict};
-pub use owner::clusters;
+pub use owner::{clusters, misplaced};
 use std::collections::HashMap;
 use uext4::format::features::ro_compat;
 
@@ -48,6 +48,8 @@ pub struct One {
     pub known: Known,
     /// First cluster and count.
     pub clusters: Vec<(u64, u64)>,
+    /// Clusters that must be copied to where their blocks belong.
+    pub misplaced: Vec<u64>,
     pub xattr_block: Option<(u64, u32)>,
     pub ea_refs: Vec<u32>,
     /// Inodes that got the flag of an attribute's value.
@@ -80,6 +82,9 @@ impl Facts {
         let twice = &mut self.twice;
         for (first, count) in one.clusters {
             self.used.insert(first, count, |a, n| twice.add(a, n));
+        }
+        for cluster in one.misplaced {
+            self.twice.add(cluster, 1);
         }
         if let Some((block, refcount)) = one.xattr_block {
             let shared = self.xattr_blocks.entry(block).or_default();

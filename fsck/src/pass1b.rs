@@ -10,7 +10,7 @@ use crate::inode::Raw;
 use crate::map::{Map, Run};
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
-use crate::{Result, pass1};
+use crate::{Result, Stop, pass1};
 use std::collections::HashMap;
 use uext4::format::features::ro_compat;
 
@@ -50,10 +50,13 @@ impl Fsck<'_, '_> {
                 *claims.entry(cluster).or_default() += 1;
             }
         }
+        let mut again = false;
         for ino in owners {
-            self.resolve(ino, &mut claims)?;
+            again |= self.resolve(ino, &mut claims)?;
         }
-        self.resolve_xattrs(&mut claims)
+        self.resolve_xattrs(&mut claims)?;
+        // What misplaced blocks leave behind is counted by a new look.
+        if again { Err(Stop::Restart) } else { Ok(()) }
     }
 
     fn count_claims(&self, raw: &Raw, claims: &mut Claims) -> Result<bool> {
@@ -62,6 +65,9 @@ impl Fsck<'_, '_> {
         }
         let map = crate::map::read(&self.image, &self.geo, raw)?;
         let mut any = false;
+        for cluster in pass1::misplaced(&self.geo, &map) {
+            *claims.entry(cluster).or_default() += 1;
+        }
         for (first, count) in pass1::clusters(&self.geo, &map) {
             if !self.twice.overlaps(first, count) {
                 continue;
@@ -76,9 +82,11 @@ impl Fsck<'_, '_> {
         Ok(any)
     }
 
-    fn resolve(&mut self, ino: u32, claims: &mut Claims) -> Result<()> {
+    /// True when blocks moved that were misplaced.
+    fn resolve(&mut self, ino: u32, claims: &mut Claims) -> Result<bool> {
         let mut raw = self.read_inode(ino)?;
         let map = crate::map::read(&self.image, &self.geo, &raw)?;
+        let misplaced = !pass1::misplaced(&self.geo, &map).is_empty();
         let mut shared = 0;
         let (mut first, mut metadata) = (None, false);
         for (from, count) in pass1::clusters(&self.geo, &map) {
@@ -91,7 +99,7 @@ impl Fsck<'_, '_> {
             }
         }
         let Some(first) = first else {
-            return Ok(());
+            return Ok(false);
         };
         let block = (first << self.geo.cluster_ratio_bits) + u64::from(self.geo.first_data_block);
         let at = At::ino(ino).block(block).found(shared);
@@ -100,8 +108,9 @@ impl Fsck<'_, '_> {
         } else {
             Problem::MultiplyClaimed
         };
-        if !self.report.fix(problem, at)? {
-            return Ok(());
+        // Those of a misplaced block were asked for in pass 1.
+        if !misplaced && !self.report.fix(problem, at)? {
+            return Ok(false);
         }
         let copied = self.copy_shared(&map, claims)?;
         if let Some(runs) = copied
@@ -111,7 +120,8 @@ impl Fsck<'_, '_> {
             for block in map.meta.iter().filter(|block| !new.meta.contains(block)) {
                 self.drop_claim(cluster_of(&self.geo, *block), claims);
             }
-            return self.write_inode(ino, &mut raw);
+            self.write_inode(ino, &mut raw)?;
+            return Ok(misplaced);
         }
         if self
             .report
@@ -129,7 +139,7 @@ impl Fsck<'_, '_> {
             self.release_attributes(&raw)?;
             self.clear_inode(ino)?;
         }
-        Ok(())
+        Ok(misplaced)
     }
 
     /// One claim less; what nobody claims is free.
@@ -142,13 +152,14 @@ impl Fsck<'_, '_> {
         }
     }
 
-    /// The runs with copies in place of what is shared; `None` without space.
+    /// The runs with copies in place of what is shared or misplaced; `None` without space.
     fn copy_shared(&mut self, map: &Map, claims: &mut Claims) -> Result<Option<Vec<Run>>> {
         let bits = self.geo.cluster_ratio_bits;
+        let mask = (1_u64 << bits) - 1;
         let mut new = Map::default();
         let mut undo: Vec<u64> = Vec::new();
-        // The last cluster that was copied: in the file, old, new.
-        let mut last: Option<(u64, u64, u64)> = None;
+        // A cluster of the file, and the first block of where it lies now.
+        let mut last: Option<(u64, u64)> = None;
         let mut free = Free {
             used: &mut self.used,
             geo: &self.geo,
@@ -158,31 +169,26 @@ impl Fsck<'_, '_> {
             for index in 0..run.len {
                 let (lblk, pblk) = (run.lblk + index, run.pblk + index);
                 let cluster = cluster_of(&self.geo, pblk);
-                let again = last.filter(|(file, old, _)| *file == lblk >> bits && *old == cluster);
+                let start = (cluster << bits) + u64::from(self.geo.first_data_block);
+                let home = last.filter(|(file, _)| *file == lblk >> bits);
                 let is_shared = claims.get(&cluster).is_some_and(|count| *count > 1);
-                let mut place = pblk;
-                if again.is_some() || is_shared {
-                    let base = match again {
-                        Some((_, _, base)) => base,
-                        None => {
-                            let Some(base) = free.cluster(pblk) else {
-                                for cluster in undo {
-                                    *claims.entry(cluster).or_default() += 1;
-                                }
-                                let taken = std::mem::take(&mut free.taken);
-                                for block in taken {
-                                    free.used.remove(cluster_of(&self.geo, block), 1);
-                                }
-                                return Ok(None);
-                            };
-                            undo.push(cluster);
-                            claims.entry(cluster).and_modify(|count| *count -= 1);
-                            last = Some((lblk >> bits, cluster, base));
-                            base
-                        }
-                    };
-                    let start = (cluster << bits) + u64::from(self.geo.first_data_block);
-                    place = base + (pblk - start);
+                let fits = pblk - start == lblk & mask;
+                let base = match home {
+                    Some((_, base)) => base,
+                    None if fits && !is_shared => start,
+                    None => {
+                        let Some(base) = free.cluster(pblk) else {
+                            give_back(&mut free, claims, undo);
+                            return Ok(None);
+                        };
+                        undo.push(cluster);
+                        claims.entry(cluster).and_modify(|count| *count -= 1);
+                        base
+                    }
+                };
+                last = Some((lblk >> bits, base));
+                let place = base + (lblk & mask);
+                if place != pblk {
                     let bytes = self.image.read(pblk)?.to_vec();
                     self.image.write(place, bytes, Stage::Fresh)?;
                 }
@@ -234,5 +240,15 @@ impl Fsck<'_, '_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Nothing was copied after all.
+fn give_back(free: &mut Free<'_>, claims: &mut Claims, undo: Vec<u64>) {
+    for cluster in undo {
+        *claims.entry(cluster).or_default() += 1;
+    }
+    for block in std::mem::take(&mut free.taken) {
+        free.used.remove(cluster_of(free.geo, block), 1);
     }
 }

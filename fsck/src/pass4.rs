@@ -34,7 +34,7 @@ impl Fsck<'_, '_> {
             if self.ea_refs.contains_key(&ino) {
                 return self.check_value_inode(ino, known);
             }
-            self.release_value_inode(ino)?;
+            self.release_value_inode(ino, Problem::EaInodeUnattached)?;
         }
         let mut found = known.found;
         if found == 0
@@ -83,8 +83,8 @@ impl Fsck<'_, '_> {
     }
 
     /// A value that no attribute has becomes a file, so that its contents are not lost.
-    fn release_value_inode(&mut self, ino: u32) -> Result<()> {
-        if !self.report.fix(Problem::EaInodeUnattached, At::ino(ino))? {
+    pub fn release_value_inode(&mut self, ino: u32, problem: Problem) -> Result<()> {
+        if !self.report.fix(problem, At::ino(ino))? {
             return Ok(());
         }
         let mut raw = self.read_inode(ino)?;

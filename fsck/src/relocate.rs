@@ -114,6 +114,23 @@ impl Fsck<'_, '_> {
     fn check_places(&mut self, index: u32) -> Result<()> {
         let group = self.groups[index as usize].clone();
         let table = u64::from(self.geo.itable_blocks);
+        let damaged = index == 0 || {
+            let (found, expected) = group.checksums(&self.geo, index);
+            found != expected
+        };
+        if damaged
+            && self.may_lie(index, group.inode_table, table)
+            && self.table_is_elsewhere(index)?
+            && let Some(found) = self.find_table(index)?
+            && found != group.inode_table
+        {
+            let at = At::group(index).block(group.inode_table);
+            if self.report.fix(Problem::InodeTablePlace, at)? {
+                self.groups[index as usize].inode_table = found;
+                self.copies = true;
+            }
+        }
+        let group = self.groups[index as usize].clone();
         let places = [
             (Problem::BlockBitmapPlace, group.block_bitmap, 1),
             (Problem::InodeBitmapPlace, group.inode_bitmap, 1),
@@ -127,6 +144,11 @@ impl Fsck<'_, '_> {
                 return Err(Stop::Unusable(format!("group {index} cannot be used")));
             }
             self.unplace(index, what);
+            if what == 2
+                && let Some(found) = self.find_table(index)?
+            {
+                self.groups[index as usize].inode_table = found;
+            }
         }
         Ok(())
     }

@@ -61,6 +61,8 @@ pub struct Fsck<'o, 'l> {
     pub copies: bool,
     /// The journal is to be made anew, with this many blocks.
     pub new_journal: Option<u32>,
+    /// The orphan file is to be made anew.
+    pub new_orphan_file: bool,
     /// Inodes of the orphan list and file, to be truncated or freed.
     pub orphans: BTreeSet<u32>,
     pub lost_found: Option<u32>,
@@ -152,6 +154,7 @@ fn check_opened(
         whole_tables: BTreeSet::new(),
         copies: opened.copy.is_some(),
         new_journal: prepared.new_journal,
+        new_orphan_file: false,
         orphans: BTreeSet::new(),
         lost_found: None,
         lost_inodes: BTreeSet::new(),
@@ -167,7 +170,11 @@ fn check_opened(
     fsck.check_descriptors(opened.copy)?;
     if let Some(mut journal) = opened.restore_journal {
         let ino = fsck.sb.s_journal_inum();
-        fsck.write_inode(ino, &mut journal)?;
+        // The inode may have been where the descriptor did not lead.
+        let now = fsck.read_inode(ino)?;
+        if now.i_block() != journal.i_block() || !now.checksum_is_right(&fsck.geo, ino) {
+            fsck.write_inode(ino, &mut journal)?;
+        }
     }
     fsck.check_superblock()?;
     fsck.collect_orphans()?;
@@ -211,6 +218,7 @@ impl Fsck<'_, '_> {
         self.pass3()?;
         self.pass4()?;
         self.make_journal()?;
+        self.make_orphan_file()?;
         self.check_quotas()?;
         self.pass5()
     }
@@ -228,6 +236,7 @@ impl Fsck<'_, '_> {
             self.sb.set_s_state(self.sb.s_state() & !state::VALID_FS);
         }
         groups::store(&self.image, &self.geo, &self.groups, self.copies)?;
+        self.raise_revision();
         self.store_superblock()?;
         let changed = self.image.is_changed();
         if fixing && changed {
@@ -252,6 +261,17 @@ impl Fsck<'_, '_> {
             .blocks_count
             .saturating_sub(self.sb.s_free_blocks_count());
         Ok(())
+    }
+
+    /// A feature that was found missing needs a revision that has features.
+    fn raise_revision(&mut self) {
+        let features = self.sb.features();
+        let any = features.compat | features.incompat | features.ro_compat != 0;
+        if any && self.sb.s_rev_level() == 0 {
+            self.sb.set_s_rev_level(1);
+            self.sb.set_s_first_ino(self.geo.first_ino);
+            self.sb.set_s_inode_size(self.geo.inode_size as u16);
+        }
     }
 
     fn store_superblock(&mut self) -> Result<()> {

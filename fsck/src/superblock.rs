@@ -49,6 +49,7 @@ pub fn open(
     let primary = read_at(device, OFFSET);
     let reason = match primary {
         Ok((sb, geo)) => {
+            let (sb, geo) = revision(sb, geo, report)?;
             return finish(sb, geo, None);
         }
         Err(Error::Io(error)) => return Err(Error::Io(error).into()),
@@ -110,6 +111,25 @@ fn finish(sb: Superblock, geo: Geometry, copy: Option<u64>) -> Result<Opened> {
         copy,
         restore_journal: None,
     })
+}
+
+/// Revision 0 has no features, and no size of inodes: with features it is a number that changed.
+fn revision(
+    sb: Superblock,
+    geo: Geometry,
+    report: &mut Reporter<'_>,
+) -> Result<(Superblock, Geometry)> {
+    let features = sb.features();
+    if sb.s_rev_level() != 0 || features.compat | features.incompat | features.ro_compat == 0 {
+        return Ok((sb, geo));
+    }
+    let mut newer = sb.clone();
+    newer.set_s_rev_level(1);
+    let at = At::new().label("s_rev_level").found(0);
+    match newer.geometry(u64::MAX) {
+        Ok(with) if report.fix(Problem::SuperblockField, at)? => Ok((newer, with)),
+        _ => Ok((sb, geo)),
+    }
 }
 
 /// Where copies lie by default: at the start of group 1, then of 3 and 5, for each block size.
@@ -196,10 +216,43 @@ fn lenient(
     Ok(None)
 }
 
+/// log2 of the blocks of a cluster, by the sizes of a group.
+fn ratio_bits(sb: &Superblock) -> u32 {
+    let ratio = sb
+        .s_blocks_per_group()
+        .checked_div(sb.s_clusters_per_group());
+    ratio.and_then(u32::checked_ilog2).unwrap_or(0)
+}
+
 type Repair = (&'static str, fn(&Superblock) -> u64, fn(&mut Superblock));
 
-fn repairs() -> [Repair; 6] {
+fn repairs() -> [Repair; 9] {
     [
+        (
+            "s_log_block_size",
+            |sb| sb.s_log_block_size().into(),
+            |sb| {
+                let log = sb.s_log_cluster_size().saturating_sub(ratio_bits(sb));
+                sb.set_s_log_block_size(log);
+            },
+        ),
+        (
+            "s_log_cluster_size",
+            |sb| sb.s_log_cluster_size().into(),
+            |sb| {
+                let log = sb.s_log_block_size().saturating_add(ratio_bits(sb));
+                sb.set_s_log_cluster_size(log);
+            },
+        ),
+        (
+            "s_blocks_per_group",
+            |sb| sb.s_blocks_per_group().into(),
+            |sb| {
+                let ratio = sb.s_log_cluster_size().wrapping_sub(sb.s_log_block_size());
+                let blocks = sb.s_clusters_per_group().checked_shl(ratio);
+                sb.set_s_blocks_per_group(blocks.unwrap_or(0));
+            },
+        ),
         (
             "s_first_data_block",
             |sb| sb.s_first_data_block().into(),
@@ -326,7 +379,7 @@ impl crate::session::Fsck<'_, '_> {
         }
         self.check_numbers()?;
         if self.sb.s_state() & uext4::format::superblock::state::ERROR_FS != 0 {
-            self.report.fix(Problem::ErrorRecorded, At::new())?;
+            self.report.hint(Problem::ErrorRecorded, At::new())?;
         }
         Ok(())
     }

@@ -249,9 +249,11 @@ impl<'a, 'l> Check<'a, 'l> {
 
     fn is_garbage(&self) -> bool {
         let room = self.raw.bytes.len().saturating_sub(128);
-        self.raw.file_type() == 0
-            || usize::from(self.raw.extra_isize()) > room
-            || !self.raw.extra_isize().is_multiple_of(4)
+        let odd_extra =
+            usize::from(self.raw.extra_isize()) > room || !self.raw.extra_isize().is_multiple_of(4);
+        let no_map = self.raw.has(flag::EXTENTS)
+            && uext4::format::extent::Header::parse(self.raw.i_block(), None).is_err();
+        self.raw.file_type() == 0 || odd_extra && no_map
     }
 
     fn remember(&mut self) {
@@ -266,7 +268,8 @@ impl<'a, 'l> Check<'a, 'l> {
         if raw.has(flag::CASEFOLD) {
             flags |= known::CASEFOLD;
         }
-        if raw.size() == 0 && self.one.clusters.is_empty() && raw.file_acl() == 0 {
+        let nothing = raw.size() == 0 && self.one.clusters.is_empty() && raw.file_acl() == 0;
+        if raw.is_reg() && nothing && crate::xattr::inode_area(&raw.bytes).is_none() {
             flags |= known::EMPTY;
         }
         if self.is_special() {

@@ -14,7 +14,6 @@ use uext4::format::raw::{le16, le32, u8_at};
 
 /// The flag of inodes that only their number names, long unused.
 const IMAGIC: u32 = 0x2000;
-const COMPRESSED: u32 = 0x4 | 0x200 | 0x400;
 
 impl Check<'_, '_> {
     fn clear(&mut self, problem: Problem, flags: u32) -> Result<()> {
@@ -86,16 +85,13 @@ impl Check<'_, '_> {
         if self.raw.has(IMAGIC) {
             self.clear(Problem::ImagicFlag, IMAGIC)?;
         }
-        if self.raw.has(COMPRESSED) && self.raw.flags() & COMPRESSED != 0 {
-            self.clear(Problem::CompressFlag, COMPRESSED)?;
-        }
         self.feature_flags()?;
         if !self.is_special() && !self.file_type_is_valid()? {
             return Ok(false);
         }
         let special = self.raw.is_special();
         let frozen = flag::IMMUTABLE | flag::APPEND;
-        if special && (self.raw.has(flag::INDEX) || self.device_has_blocks()) {
+        if special && self.device_has_blocks() {
             return Ok(!self.fix_here(Problem::BadDevice)?);
         }
         if special && self.raw.size() != 0 {
@@ -143,7 +139,7 @@ impl Check<'_, '_> {
             }
         }
         if self.raw.has(flag::INDEX) {
-            if !self.raw.is_dir() && !self.raw.is_special() {
+            if !self.raw.is_dir() {
                 self.clear(Problem::HtreeNotDir, flag::INDEX)?;
             } else if self.raw.is_dir() && !self.features.has_compat(compat::DIR_INDEX) {
                 self.clear(Problem::HtreeFeature, flag::INDEX)?;
@@ -254,8 +250,13 @@ impl Check<'_, '_> {
             if self.fix(Problem::ExtraIsize, at)? {
                 let want = self.around.geo.want_extra_isize.min(room as u32) as u16;
                 self.raw.put16(0x80, want);
-                let clear = 128 + usize::from(want);
-                self.raw.bytes[clear..].fill(0);
+                let behind = 128 + usize::from(want);
+                // Attributes may still be where most inodes have them.
+                let sound = crate::xattr::inode_area(&self.raw.bytes)
+                    .is_some_and(|area| crate::xattr::parse(area, 0, 0).is_ok());
+                if !sound {
+                    self.raw.bytes[behind..].fill(0);
+                }
                 self.dirty = true;
             }
         }

@@ -31,3 +31,26 @@ pub fn clusters(geo: &Geometry, map: &Map) -> Vec<(u64, u64)> {
     }
     all
 }
+
+/// Clusters that hold blocks at another place than their number in the file asks for, or that part a cluster of the
+/// file between two.
+pub fn misplaced(geo: &Geometry, map: &Map) -> Vec<u64> {
+    let bits = geo.cluster_ratio_bits;
+    let mut all = Vec::new();
+    if bits == 0 {
+        return all;
+    }
+    let mask = (1_u64 << bits) - 1;
+    let mut last = None;
+    for run in &map.data {
+        let (first, count) = clusters_of(geo, run.pblk, run.len);
+        let within = (run.pblk - u64::from(geo.first_data_block)) & mask;
+        if within != run.lblk & mask {
+            all.extend(first..first + count);
+        } else if last.is_some_and(|(file, at)| file == run.lblk >> bits && at != first) {
+            all.push(first);
+        }
+        last = Some(((run.end() - 1) >> bits, first + count - 1));
+    }
+    all
+}

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::map::Map;
 use crate::mapedit;
 use crate::problem::{At, Problem};
-use uext4::format::features::incompat;
+use uext4::format::features::{compat, incompat};
 use uext4::format::inode::flag;
 use uext4::format::raw::le16;
 
@@ -50,6 +50,10 @@ impl Check<'_, '_> {
             self.truncate_orphan(&mut map)?;
         }
         self.one.clusters = owner::clusters(self.around.geo, &map);
+        let misplaced = owner::misplaced(self.around.geo, &map);
+        if !misplaced.is_empty() && self.fix_here(Problem::ClusterUnaligned)? {
+            self.one.misplaced = misplaced;
+        }
         if self.raw.is_dir()
             && !self.raw.has(flag::INLINE_DATA)
             && map.data.is_empty()
@@ -98,6 +102,8 @@ impl Check<'_, '_> {
             if good { size } else { room }
         } else if self.raw.is_dir() {
             mapped * block
+        } else if self.is_journal() {
+            size.min(mapped * block)
         } else if self.raw.is_reg() {
             let short = written > 0 && size < (written - 1) * block && !self.raw.has(flag::VERITY);
             let most = geo.max_file_size(self.raw.has(flag::EXTENTS));
@@ -122,6 +128,10 @@ impl Check<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    fn is_journal(&self) -> bool {
+        self.features.has_compat(compat::HAS_JOURNAL) && self.ino == self.around.sb.s_journal_inum()
     }
 
     fn sectors(&mut self) -> Result<()> {

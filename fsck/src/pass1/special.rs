@@ -105,8 +105,7 @@ impl Fsck<'_, '_> {
         let raw = self.read_inode(RESIZE)?;
         let block = u64::from(raw.pointer(DOUBLE));
         let right = raw.checksum_is_right(&self.geo, RESIZE);
-        let counted = self.geo.cluster_ratio_bits != 0
-            || raw.sectors(&self.geo) == self.resize_blocks() * u64::from(self.geo.block_size >> 9);
+        let counted = raw.sectors(&self.geo) == self.sectors_of(self.resize_blocks());
         let plain = raw.is_reg() && raw.links() == 1 && raw.dtime() == 0 && raw.file_acl() == 0;
         let shape = right
             && plain
@@ -143,6 +142,11 @@ impl Fsck<'_, '_> {
         let per_block = self.geo.block_size as usize / 4;
         let each = 1 + copies.take(per_block).count() as u64;
         1 + u64::from(self.geo.reserved_gdt_blocks) * each
+    }
+
+    /// Each of these blocks counts as a whole cluster.
+    fn sectors_of(&self, blocks: u64) -> u64 {
+        (blocks << self.geo.cluster_ratio_bits) * u64::from(self.geo.block_size >> 9)
     }
 
     fn resize_tables(&self) -> Vec<(usize, u64)> {
@@ -231,7 +235,7 @@ impl Fsck<'_, '_> {
         raw.set_pointer(DOUBLE, block as u32);
         let apb = per_block as u64;
         raw.set_size((12 + apb + apb * apb) * u64::from(self.geo.block_size));
-        raw.set_sectors(&self.geo, blocks * u64::from(self.geo.block_size >> 9));
+        raw.set_sectors(&self.geo, self.sectors_of(blocks));
         let now = self.options.now as u32;
         for at in [0x08, 0x0c, 0x10] {
             raw.put32(at, now);

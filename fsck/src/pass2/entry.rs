@@ -113,7 +113,11 @@ impl Fsck<'_, '_> {
             return Ok(Some(Problem::EntryReserved));
         }
         if known.flags & known::EA != 0 && self.geo.features.has_incompat(incompat::EA_INODE) {
-            return Ok(Some(Problem::EntryEaInode));
+            if self.ea_refs.contains_key(&ino) {
+                return Ok(Some(Problem::EntryEaInode));
+            }
+            // No attribute has it as its value, so that it is a file.
+            self.release_value_inode(ino, Problem::EaInodeFlagSpurious)?;
         }
         Ok(None)
     }

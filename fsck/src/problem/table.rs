@@ -93,7 +93,6 @@ problems! {
     1007 InodeGarbage Clear false true "Inode {ino} holds nothing plausible";
     1008 InodeFlagsNotSupported Clear false true "Inode {ino} has flags ({found}) that need a feature that is not set";
     1009 ImagicFlag Clear false true "Inode {ino} has the imagic flag";
-    1010 CompressFlag Clear false true "Inode {ino} has the compression flag";
     1011 SpecialFlags Clear false true "Inode {ino} is a device, socket, pipe or symbolic link, but has the immutable or append-only flag";
     1012 SpecialExtents Clear false true "Inode {ino} is a device, socket or pipe, but has the extents or inline data flag";
     1013 FastSymlinkExtents Clear false true "Inode {ino} is a symbolic link in its inode, but has the extents flag";
@@ -158,7 +157,7 @@ problems! {
     1072 EaInodeFlagMissing Fix false true "Inode {found} holds an attribute of inode {ino}, but lacks the flag for it";
     1073 EaInodeRefcount Fix false true "Inode {ino} holds an attribute's value with a reference count of {found} instead of {expected}";
     1074 EaInodeHash Fix false true "Inode {ino} holds an attribute's value with hash {found} instead of {expected}";
-    1075 ClusterUnaligned Fix false true "Inode {ino}: block {lblk} lies at another place of its cluster";
+    1075 ClusterUnaligned Clone false true "Inode {ino} has blocks at another place of their cluster than they belong";
     1076 UninitExtentDir Fix false true "Inode {ino}: unwritten extents in a place that allows none";
     1077 QuotaInodeUnused Clear false true "Inode {ino} is reserved for quota, but the feature quota is not set";
     1078 TimeNegative Fix true true "Inode {ino} has a time before 1970 that was meant to be after 2038";

@@ -60,7 +60,7 @@ fn base(
     let script = "set -e; rm -f base; truncate -s 24M base; mke2fs -q -F -t ext4 -b 1024 -N 512 -J size=1 -O $0 -d tree base; \
         if [ $1 = true ]; then mkdir -p mount; mount -o loop base mount; \
           { mkdir mount/indexed; for i in $(seq 300); do : > mount/indexed/a-name-that-fills-blocks-$i; done; rm mount/indexed/*-77; \
-            if [ $2 = ea_inode ]; then setfattr -n user.big -v $(printf 'v%.0s' $(seq 5000)) mount/a/large; fi; } && done=0 || done=1; \
+            case $2 in ea_inode) setfattr -n user.big -v $(printf 'v%.0s' $(seq 5000)) mount/a/large;; esac; } && done=0 || done=1; \
           for i in 1 2 3 4 5 6 7 8 9; do umount mount && break; sleep 0.3; done; [ $done = 0 ]; fi; \
         e2fsck -fy base >/dev/null || [ $? = 1 ]; e2fsck -fn base >/dev/null";
     let kernel = kernel.to_string();
