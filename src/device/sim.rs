@@ -11,8 +11,10 @@ use super::{Device, io_error};
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::sync::{Mutex, Rank};
+use std::fs::File;
 use std::io::{ErrorKind, IoSlice};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -76,6 +78,17 @@ impl Image {
             bytes.extend_from_slice(page.as_slice());
         }
         bytes
+    }
+
+    /// Makes an empty file the same; pages of zeros become holes.
+    pub fn save(&self, file: &File) -> std::io::Result<()> {
+        file.set_len(self.len)?;
+        for (page, index) in self.pages.iter().zip(0..) {
+            if page.iter().any(|&byte| byte != 0) {
+                file.write_all_at(page.as_slice(), index * PAGE as u64)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
@@ -406,6 +419,9 @@ mod tests {
         image.write(4000, &[7; 200]).unwrap();
         bytes[4000..4200].fill(7);
         assert!(image.bytes() == bytes);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        image.save(file.as_file()).unwrap();
+        assert!(std::fs::read(file.path()).unwrap() == bytes);
         assert_eq!(image.fingerprint(), Image::new(&bytes).fingerprint());
         assert_ne!(image.fingerprint(), clone.fingerprint());
         image.write(4000, &[0; 200]).unwrap();

@@ -199,9 +199,11 @@ impl Counts {
         self.events += other.events;
         self.states += other.states;
         self.distinct += other.distinct;
+        self.fsck += other.fsck;
         self.e2fsck += other.e2fsck;
         self.cut_again += other.cut_again;
         self.e2fsck_replay += other.e2fsck_replay;
+        self.preened += other.preened;
         self.kernel += other.kernel;
         self.torn_superblocks += other.torn_superblocks;
         self.wraps += other.wraps;

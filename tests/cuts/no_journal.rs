@@ -1,7 +1,7 @@
 //! Power cuts of images without a journal.
 
 use crate::form::{NO_JOURNAL, Profile, Setup, mount_image};
-use crate::judge::{clean, e2fsck};
+use crate::judge::{clean, e2fsck_repairs};
 use crate::seed::record;
 use crate::tree::dump;
 use uext4::device::sim::{Kept, Power, Rng};
@@ -25,7 +25,7 @@ pub fn cut_without_a_journal(seed: u64) -> usize {
     for at in 0..=events.len() {
         let op = events.get(at).map_or(model.now(), |(op, _)| *op);
         let image = power.cut(Kept::Pieces(1024), &mut rng).expect("inside");
-        let (code, text, repaired) = e2fsck(&["-fy"], &image);
+        let (code, text, repaired) = e2fsck_repairs(&["-fy"], &image);
         assert!(code.is_some_and(|code| code <= 1), "event {at}: {text}");
         let (fs, disk) = mount_image(repaired).expect("it mounts");
         let (_, contents, _) = dump(&fs).expect("all of it is readable");

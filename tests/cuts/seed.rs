@@ -2,7 +2,7 @@
 
 use crate::form::Setup;
 use crate::generate::Generator;
-use crate::judge::{Judge, caught, census, clean};
+use crate::judge::{Judge, caught, census, clean, replay_by_e2fsck};
 use crate::model::Model;
 use crate::op::{Op, Run};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub struct Samples {
     /// Cut once more while the next mount recovers or unmounts.
     pub again: u64,
     pub e2fsck_replay: u64,
+    /// Made whole by our own checker first.
+    pub preened: u64,
     /// 0: never.
     pub kernel: u64,
 }
@@ -33,6 +35,7 @@ pub const SAMPLES: Samples = Samples {
     e2fsck: 20,
     again: 10,
     e2fsck_replay: 250,
+    preened: 30,
     kernel: 900,
 };
 
@@ -66,9 +69,12 @@ pub struct Counts {
     pub events: u64,
     pub states: u64,
     pub distinct: u64,
+    /// Judged by our own checker after they were mounted and unmounted.
+    pub fsck: u64,
     pub e2fsck: u64,
     pub cut_again: u64,
     pub e2fsck_replay: u64,
+    pub preened: u64,
     pub kernel: u64,
     pub torn_superblocks: u64,
     /// How often the log went round.
@@ -295,18 +301,17 @@ impl Examination<'_> {
         let (written, after) = match done {
             Ok(done) => done,
             Err(mut what) => {
-                if let (Some(code), text, _) =
-                    crate::judge::e2fsck(&["-fy", "-E", "journal_only"], &image)
-                    && code > 1
-                {
-                    what = format!("{what}; e2fsck replays it: {code}: {text}");
+                if let Err(theirs) = replay_by_e2fsck(&image) {
+                    what = format!("{what}; {theirs}");
                 }
                 return Err(self.fail(place, &how, what, &image));
             }
         };
+        self.counts.fsck += 1;
         let number = self.counts.states;
         let due = |every: u64| every > 0 && number.is_multiple_of(every);
         if due(self.samples.e2fsck) {
+            // Ours has found nothing.
             clean(&after).map_err(|what| self.fail(place, &how, what, &image))?;
             self.counts.e2fsck += 1;
         }
@@ -314,6 +319,11 @@ impl Examination<'_> {
             let done = caught(|| self.judge.survives_replay_by_e2fsck(&image, place.now));
             done.map_err(|what| self.fail(place, &how, what, &image))?;
             self.counts.e2fsck_replay += 1;
+        }
+        if due(self.samples.preened) {
+            let done = caught(|| self.judge.survives_preening(&image, place.now));
+            done.map_err(|what| self.fail(place, &how, what, &image))?;
+            self.counts.preened += 1;
         }
         if due(self.samples.kernel) {
             let done = self.judge.survives_in_the_kernel(&image, place.now);
@@ -346,6 +356,7 @@ impl Examination<'_> {
         self.counts.cut_again += 1;
         let done = caught(|| self.judge.survives(image.clone(), place.now));
         let after = done.map_err(|what| self.fail(place, "cut again", what, &image))?;
+        self.counts.fsck += 1;
         if self.counts.cut_again.is_multiple_of(self.samples.e2fsck) {
             clean(&after.1).map_err(|what| self.fail(place, "cut again", what, &image))?;
         }

@@ -11,6 +11,7 @@ const SAMPLES: Samples = Samples {
     e2fsck: 10,
     again: 10,
     e2fsck_replay: 0,
+    preened: 10,
     kernel: 0,
 };
 

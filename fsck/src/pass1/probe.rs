@@ -32,8 +32,11 @@ pub fn all(fsck: &mut Fsck<'_, '_>) -> Result<Facts> {
     };
     let whole = &fsck.whole_tables;
     let next = AtomicU32::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
-    let threads = threads.min((fsck.geo.group_count / CHUNK) as usize + 1);
+    let mut threads = (fsck.geo.group_count / CHUNK) as usize + 1;
+    if threads > 1 {
+        let all = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
+        threads = threads.min(all);
+    }
     let work = || -> Result<Facts> {
         let geo = around.geo;
         let mut facts = Facts::new(geo.clusters_per_group, geo.group_count);
