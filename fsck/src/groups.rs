@@ -27,6 +27,7 @@ pub struct Group {
 }
 
 const FLAGS_AT: usize = 0x12;
+const UNUSED_AT: usize = 0x1c;
 const CHECKSUM_AT: usize = 0x1e;
 
 impl Group {
@@ -69,6 +70,7 @@ impl Group {
     fn to_bytes(&self, geo: &Geometry, group: u32) -> Vec<u8> {
         let mut bytes = self.raw.clone();
         put_le16(&mut bytes, FLAGS_AT, self.flags);
+        put_le16(&mut bytes, UNUSED_AT, self.itable_unused as u16);
         self.desc()
             .write_to(&mut bytes, geo, GroupIndex::new(group));
         bytes

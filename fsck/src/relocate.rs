@@ -93,12 +93,13 @@ impl Fsck<'_, '_> {
                     group.flags &= flag::INODE_ZEROED;
                     group.itable_unused = 0;
                 }
-            } else if !with_sums && group.has(uninit) {
+            } else if !with_sums && (group.has(uninit) || group.itable_unused != 0) {
                 if self
                     .report
                     .fix(Problem::UninitWithoutFeature, At::group(index))?
                 {
                     self.groups[index as usize].flags &= !uninit;
+                    self.groups[index as usize].itable_unused = 0;
                 }
             } else if with_sums && group.itable_unused > self.geo.inodes_per_group {
                 let at = At::group(index).found(group.itable_unused.into());

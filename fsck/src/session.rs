@@ -172,7 +172,8 @@ fn check_opened(
         let ino = fsck.sb.s_journal_inum();
         // The inode may have been where the descriptor did not lead.
         let now = fsck.read_inode(ino)?;
-        if now.i_block() != journal.i_block() || !now.checksum_is_right(&fsck.geo, ino) {
+        let whole = now.is_reg() && now.links() != 0 && now.checksum_is_right(&fsck.geo, ino);
+        if now.i_block() != journal.i_block() || !whole {
             fsck.write_inode(ino, &mut journal)?;
         }
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask test` and `ci`: the workspace's tests, then the external suites through a mount.
 
-use crate::{crash, setup, tidy};
+use crate::{corrupt, crash, setup, tidy};
 use clap::Args;
 use std::path::Path;
 use xshell::{Shell, cmd};
@@ -60,6 +60,9 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     }
     if !options.quick && options.on.is_none() && crash::short(root).is_err() {
         failed.push("crash");
+    }
+    if !options.quick && options.on.is_none() && corrupt::short(root).is_err() {
+        failed.push("corrupt");
     }
     if failed.is_empty() {
         Ok(())

@@ -160,7 +160,10 @@ impl<'a, 'l> Check<'a, 'l> {
         }
         if self.ino == 2 {
             self.root()?;
-        } else if self.raw.dtime() != 0 && self.fix_here(Problem::InUseDtime)? {
+        } else if self.raw.dtime() != 0
+            && !self.is_special()
+            && self.fix_here(Problem::InUseDtime)?
+        {
             self.raw.set_dtime(0);
             self.dirty = true;
         }

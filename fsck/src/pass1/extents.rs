@@ -30,7 +30,12 @@ impl Check<'_, '_> {
         let root = self.raw.i_block().to_vec();
         let Ok(header) = Header::parse(&root, None) else {
             if self.fix_here(Problem::ExtentHeader)? {
-                return Ok(None);
+                // A file that never had a block loses nothing.
+                if self.raw.size() != 0 || self.raw.sectors(self.around.geo) != 0 {
+                    return Ok(None);
+                }
+                extent::init(self.raw.i_block_mut(), 0);
+                self.dirty = true;
             }
             return Ok(Some(tree));
         };

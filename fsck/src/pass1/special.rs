@@ -106,7 +106,7 @@ impl Fsck<'_, '_> {
         let block = u64::from(raw.pointer(DOUBLE));
         let right = raw.checksum_is_right(&self.geo, RESIZE);
         let counted = raw.sectors(&self.geo) == self.sectors_of(self.resize_blocks());
-        let plain = raw.is_reg() && raw.links() == 1 && raw.dtime() == 0 && raw.file_acl() == 0;
+        let plain = raw.is_reg() && raw.links() != 0 && raw.file_acl() == 0;
         let shape = right
             && plain
             && counted
