@@ -35,6 +35,9 @@ pub struct Args {
     /// Extended options: journal_only
     #[arg(short = 'E', value_name = "OPTIONS", value_delimiter = ',')]
     extended: Vec<String>,
+    /// Keep what is overwritten in this new file, for e2undo(8)
+    #[arg(short = 'z', value_name = "FILE", conflicts_with = "extended")]
+    pub undo: Option<PathBuf>,
     /// Write progress to this file descriptor; 0 for a bar
     #[arg(short = 'C', value_name = "FD", allow_hyphen_values = true)]
     pub progress: Option<i32>,

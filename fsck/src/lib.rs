@@ -35,6 +35,7 @@ mod tables;
 mod xattr;
 
 pub mod replay;
+pub mod undo;
 
 use report::Reporter;
 use std::sync::Arc;

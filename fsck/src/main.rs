@@ -9,10 +9,12 @@ mod screen;
 
 use args::{Args, Parsed};
 use fsck::report::Reporter;
+use fsck::undo::Undo;
 use fsck::{Answer, exit, replay};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use uext4::device::Device;
 use uext4::device::file::{Access, FileDevice};
 
 fn main() -> ExitCode {
@@ -44,7 +46,25 @@ fn run(args: &Args) -> u8 {
     let options = args.options(now.map_or(0, |passed| passed.as_secs()));
     let mut screen = screen::Screen::new(args);
     let mut reporter = Reporter::new(options.answer, &mut screen);
-    let outcome = fsck::check(Arc::new(opened), &options, &mut reporter);
+    let device: Arc<dyn Device> = Arc::new(opened);
+    let Some(path) = args.undo.as_ref().filter(|_| options.answer != Answer::No) else {
+        let outcome = fsck::check(device, &options, &mut reporter);
+        screen.end(&args.device, &outcome);
+        return outcome.status;
+    };
+    let undo = match Undo::create(device, path) {
+        Ok(undo) => Arc::new(undo),
+        Err(error) => {
+            eprintln!("fsck.uext4: {}: {error}", path.display());
+            return exit::OPERATIONAL;
+        }
+    };
+    let device: Arc<dyn Device> = undo.clone();
+    let mut outcome = fsck::check(device, &options, &mut reporter);
+    if let Err(error) = undo.finish() {
+        eprintln!("fsck.uext4: {error}");
+        outcome.status |= exit::OPERATIONAL;
+    }
     screen.end(&args.device, &outcome);
     outcome.status
 }

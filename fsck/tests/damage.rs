@@ -149,3 +149,25 @@ fn with_files() {
     judge(&case("", "sif /fifo flags 0x1000", "HtreeNotDir"));
     judge(&case("", "sif <2> mode 0177777", "RootNotDirectory"));
 }
+
+#[test]
+fn what_was_overwritten_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path(), MODERN);
+    // Many pieces: every inode of a table, a directory, counts.
+    debugfs("sif <2> mode 0177777", &image);
+    debugfs("ssv free_blocks_count 77", &image);
+    debugfs("set_bg 1 free_blocks_count 5", &image);
+    debugfs("sif /sub/long block[3] 9", &image);
+    let before = std::fs::read(&image).unwrap();
+    let file = dir.path().join("undo");
+    let (repaired, text) = fsck(&["-fy", "-z", file.to_str().unwrap()], &image);
+    assert_eq!(repaired, 1, "{text}");
+    assert!(std::fs::read(&image).unwrap() != before);
+    let undone = run("e2undo", &[file.to_str().unwrap()], &image);
+    assert!(undone.status.success(), "{undone:?}");
+    assert!(std::fs::read(&image).unwrap() == before);
+    // The way back of a run is not overwritten by the next.
+    assert_eq!(fsck(&["-fy", "-z", file.to_str().unwrap()], &image).0, 8);
+    assert!(std::fs::read(&image).unwrap() == before);
+}

@@ -161,7 +161,7 @@ impl<'a, 'l> Check<'a, 'l> {
         if self.ino == 2 {
             self.root()?;
         } else if self.raw.dtime() != 0
-            && !self.is_special()
+            && (!self.is_special() || self.raw.dtime() <= self.around.geo.inodes_count)
             && self.fix_here(Problem::InUseDtime)?
         {
             self.raw.set_dtime(0);
