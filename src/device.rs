@@ -4,6 +4,7 @@
 //! Invariants: lengths are exact (a short read or write is an error); `sync` returns only once everything
 //! written before is durable; buffers need no alignment (`file` bounces what O_DIRECT would refuse).
 
+pub mod ahead;
 mod bounce;
 pub mod claim;
 pub mod fault;

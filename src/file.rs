@@ -25,6 +25,7 @@ pub use space::PendingFrees;
 use crate::alloc::Allocator;
 use crate::clock::Clock;
 use crate::device::Device;
+use crate::device::ahead::Ahead;
 use crate::error::{Error, Posix, Result};
 use crate::format::geometry::Geometry;
 use crate::format::inode::{Inode, flag};
@@ -41,6 +42,8 @@ use std::time::Duration;
 /// Contents of all regular files.
 pub struct Files {
     pub device: Arc<dyn Device>,
+    /// The same; for small files.
+    pub ahead: Arc<Ahead>,
     pub geo: Arc<Geometry>,
     pub memory: Arc<Memory>,
     pub map: Arc<Map>,

@@ -5,6 +5,7 @@
 //! returned. The caller holds the inode lock at least shared until the blocks are known and counted as in flight.
 
 use crate::device::Device;
+use crate::device::ahead::{Ahead, TRACK};
 use crate::device::submit::ReadRequest;
 use crate::error::{Error, Posix, Result};
 use crate::file::Files;
@@ -31,6 +32,8 @@ impl ReadData {
 /// A read whose blocks are known: what is no device's is filled in already.
 pub struct PlannedRead {
     device: Arc<dyn Device>,
+    /// The file is small: what lies around it may be read, too, or have been. With whether these are its first bytes.
+    near: Option<(Arc<Ahead>, bool)>,
     data: ReadData,
     /// What the device has yet to give: where it lies there, and its part of the buffer.
     pieces: VecDeque<(u64, Range<usize>)>,
@@ -47,7 +50,14 @@ impl PlannedRead {
     /// Reads the rest and waits for it.
     pub fn finish(mut self) -> Result<ReadData> {
         for (offset, range) in self.pieces {
-            self.device.read_at(offset, &mut self.data.buffer[range])?;
+            let bytes = &mut self.data.buffer[range];
+            let is_here = self
+                .near
+                .as_ref()
+                .is_some_and(|(ahead, begins)| ahead.read_near(offset, bytes, *begins));
+            if !is_here {
+                self.device.read_at(offset, bytes)?;
+            }
         }
         Ok(self.data)
     }
@@ -64,6 +74,7 @@ impl PlannedRead {
             length,
         } = self.data;
         let (device, pieces, in_flight) = (Arc::clone(&self.device), self.pieces, self.in_flight);
+        let near = self.near;
         let next = Box::new(move |result: Result<()>, buffer| {
             let data = ReadData {
                 buffer,
@@ -72,6 +83,7 @@ impl PlannedRead {
             };
             let rest = PlannedRead {
                 device,
+                near,
                 data,
                 pieces,
                 in_flight,
@@ -96,11 +108,18 @@ impl PlannedRead {
 impl Files {
     /// Up to `length` bytes at `offset`; fewer at the end of the file.
     pub fn read(&self, node: &NodeRef, offset: u64, length: usize) -> Result<ReadData> {
-        self.plan_read(node, offset, length)?.finish()
+        self.plan_read(node, offset, length, true)?.finish()
     }
 
-    /// The same up to the device reads; the caller needs the inode lock no longer than this.
-    pub fn plan_read(&self, node: &NodeRef, offset: u64, length: usize) -> Result<PlannedRead> {
+    /// The same up to the device reads; the caller needs the inode lock no longer than this. `direct`: nothing is read that
+    /// was not asked for.
+    pub fn plan_read(
+        &self,
+        node: &NodeRef,
+        offset: u64,
+        length: usize,
+        direct: bool,
+    ) -> Result<PlannedRead> {
         let size = node.size(&node.core.read());
         let available = size.saturating_sub(offset);
         let length = usize::try_from(available).unwrap_or(usize::MAX).min(length);
@@ -150,8 +169,10 @@ impl Files {
             from: head,
             length,
         };
+        let near = !direct && size <= TRACK;
         Ok(PlannedRead {
             device: Arc::clone(&self.device),
+            near: near.then(|| (Arc::clone(&self.ahead), offset == 0)),
             data,
             pieces,
             in_flight,

@@ -7,6 +7,7 @@ use crate::alloc::{Allocator, Settings};
 use crate::cache::BlockCache;
 use crate::clock::{Clock, SystemClock};
 use crate::device::Device;
+use crate::device::ahead::Ahead;
 use crate::device::latch::Latch;
 use crate::dir::{Directories, InlineSource};
 use crate::error::{Error, Incompatible, Posix, Result};
@@ -314,9 +315,10 @@ fn foundation(
     opened: &mut Opened,
     memory: &Arc<Memory>,
     discard: bool,
-) -> Result<(Arc<BlockCache>, Arc<Allocator>)> {
-    let lay = |opened: &Opened| {
-        let device = Arc::clone(&opened.device);
+) -> Result<(Arc<Ahead>, Arc<BlockCache>, Arc<Allocator>)> {
+    let lay = |opened: &mut Opened| {
+        let ahead = Ahead::new(Arc::clone(&opened.device), memory);
+        let device = Arc::clone(&ahead) as Arc<dyn Device>;
         let cache = BlockCache::new(device, Arc::clone(&opened.geo), Arc::clone(memory));
         let reserved_blocks = opened.sb.s_r_blocks_count();
         let settings = Settings {
@@ -326,7 +328,8 @@ fn foundation(
             discard,
         };
         let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(memory), settings)?;
-        Ok((cache, alloc))
+        opened.device = Arc::clone(&ahead) as Arc<dyn Device>;
+        Ok((ahead, cache, alloc))
     };
     match lay(opened) {
         Err(Error::Corrupt { .. }) if opened.use_descriptor_backups()? => lay(opened),
@@ -369,7 +372,7 @@ fn read_orphans(
 
 fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
     let memory = budget(&options, opened.geo.block_size, &clock);
-    let (cache, alloc) = foundation(&mut opened, &memory, options.discard)?;
+    let (ahead, cache, alloc) = foundation(&mut opened, &memory, options.discard)?;
     let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let orphans = Arc::new(read_orphans(&mut opened, &cache, &store, &map)?);
@@ -394,6 +397,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     let known = Arc::new(Known::new(&memory));
     let files = Files {
         device: Arc::clone(&device),
+        ahead,
         geo: Arc::clone(&geo),
         memory: Arc::clone(&memory),
         map,

@@ -45,9 +45,17 @@ fn take(count: &AtomicUsize, max: usize) -> bool {
 }
 
 impl Fs {
-    /// As `read`; `reply` is called once, perhaps on another thread, perhaps before this returns.
-    pub fn read_parked(&self, ino: InodeNumber, offset: u64, length: usize, reply: ReadReply) {
-        let planned = self.plan_read(ino, offset, length);
+    /// As `read`; `reply` is called once, perhaps on another thread, perhaps before this returns. `direct`: the caller wants
+    /// nothing read ahead.
+    pub fn read_parked(
+        &self,
+        ino: InodeNumber,
+        offset: u64,
+        length: usize,
+        direct: bool,
+        reply: ReadReply,
+    ) {
+        let planned = self.plan_read(ino, offset, length, direct);
         let planned = match planned {
             Ok(Planned::Blocks(planned)) if !planned.is_complete() => planned,
             Ok(Planned::Blocks(planned)) => return reply(planned.finish().map(Bytes::Blocks)),
@@ -58,7 +66,8 @@ impl Fs {
         if take(&reading.in_place, reading.in_place_max) {
             let result = planned.finish().map(Bytes::Blocks);
             reading.in_place.fetch_sub(1, Ordering::Relaxed);
-            return reply(result);
+            reply(result);
+            return self.files.ahead.read_on();
         }
         if !take(&reading.parked, reading.parked_max) {
             return reply(planned.finish().map(Bytes::Blocks));
@@ -76,6 +85,7 @@ impl Fs {
         ino: InodeNumber,
         offset: u64,
         length: usize,
+        direct: bool,
     ) -> Result<Planned> {
         let buffer = self
             .memory
@@ -92,7 +102,7 @@ impl Fs {
                 Planned::Inline(self.read_inline(ino, &core, offset, length)?)
             } else {
                 drop(core);
-                Planned::Blocks(self.files.plan_read(&node, offset, length)?)
+                Planned::Blocks(self.files.plan_read(&node, offset, length, direct)?)
             }
         };
         self.touch_atime(&mut token, &node);

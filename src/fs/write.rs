@@ -48,8 +48,12 @@ impl Bytes {
 impl Fs {
     /// Up to `length` bytes at `offset`.
     pub fn read(&self, ino: InodeNumber, offset: u64, length: usize) -> Result<Bytes> {
-        match self.plan_read(ino, offset, length)? {
-            Planned::Blocks(planned) => Ok(Bytes::Blocks(planned.finish()?)),
+        match self.plan_read(ino, offset, length, false)? {
+            Planned::Blocks(planned) => {
+                let data = planned.finish()?;
+                self.files.ahead.read_on();
+                Ok(Bytes::Blocks(data))
+            }
             Planned::Inline(bytes) => Ok(Bytes::Inline(bytes)),
         }
     }

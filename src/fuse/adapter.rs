@@ -214,17 +214,19 @@ impl Filesystem for Adapter {
         _fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let direct = flags.0 & libc::O_DIRECT != 0;
         let fs = Arc::downgrade(&self.fs);
         let answer = Box::new(move |result: Result<Bytes>| match result {
             Ok(bytes) => reply.data(bytes.as_slice()),
             Err(error) => reply.error(fail_weakly(&fs, &error)),
         });
         let ino = ino::from_fuse(node);
-        self.fs.read_parked(ino, offset, size as usize, answer);
+        self.fs
+            .read_parked(ino, offset, size as usize, direct, answer);
     }
 
     fn write(
