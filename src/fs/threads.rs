@@ -13,6 +13,9 @@ use std::time::Duration;
 const IDLE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 
+/// What a thread runs until the end.
+type Run = fn(&Fs);
+
 impl Fs {
     /// Starts the committer, the reaper and the flushers.
     pub fn start_threads(self: &Arc<Self>) -> std::io::Result<()> {
@@ -25,8 +28,8 @@ impl Fs {
             let builder = std::thread::Builder::new().name("discard".into());
             threads.push(builder.spawn(move || discard_loop(&fs))?);
         }
-        let flushers = [("flush", Fs::flush_loop as fn(&Fs)); flush::THREADS];
-        let others: [(&str, fn(&Fs)); 3] = [
+        let flushers = [("flush", Fs::flush_loop as Run); flush::THREADS];
+        let others: [(&str, Run); 3] = [
             ("commit", commit_loop),
             ("reap", reap_loop),
             ("evict", evict_loop),

@@ -1,3 +1,5 @@
+//! A device in memory behind it: what is read around, what a write drops, what memory takes back.
+
 use super::*;
 use crate::device::submit::WriteSource;
 use std::sync::atomic::AtomicBool;
