@@ -231,6 +231,8 @@ pub enum Incompatible {
     Mmp(String),
     #[error("unknown journal features {0:#x}")]
     UnknownJournal(u32),
+    #[error("{cap} bytes of memory are too few, {floor} are needed")]
+    Memory { cap: u64, floor: u64 },
 }
 
 /// Plain outcomes of POSIX calls, named as their errno.

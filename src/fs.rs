@@ -9,6 +9,7 @@ mod acl;
 mod attr;
 mod create;
 mod descriptors;
+mod ending;
 mod errors;
 mod evict;
 mod flush;
@@ -83,6 +84,7 @@ pub struct Options {
     pub user_xattr: bool,
     /// The cap in bytes.
     pub memory: u64,
+    /// Workers that will call at the same time; 0: one caller does everything, and no thread of ours is started.
     pub threads: usize,
     /// Bytes of the largest request.
     pub max_write: u32,
@@ -169,6 +171,8 @@ pub struct Fs {
     pub(crate) generation: AtomicU32,
     pub(crate) flushers: flush::Flushers,
     pub(crate) reading: park::Reading,
+    /// Last, so that it goes last.
+    pub(crate) ending: ending::Ending,
 }
 
 impl Fs {

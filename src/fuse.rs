@@ -9,5 +9,6 @@ mod errno;
 mod ino;
 mod ioctl;
 pub mod mount;
+mod prune;
 mod reply;
 pub mod session;

@@ -264,14 +264,14 @@ impl Memory {
         self.ledger.release(self.buffers.drop_idle());
         let kept: u64 = self.ledger.pools.iter().map(|pool| pool.close()).sum();
         self.ledger.release(kept);
-        [
-            ("used", self.gauges.used()),
+        let classes = Class::ALL.map(|class| (class.name(), self.gauges.current(class)));
+        let others = [
             ("set aside", self.gauges.reserved()),
             ("promised", self.ledger.promised()),
-        ]
-        .into_iter()
-        .filter(|&(_, bytes)| bytes > 0)
-        .collect()
+        ];
+        let mut leaks: Vec<(&'static str, u64)> = classes.into_iter().chain(others).collect();
+        leaks.retain(|&(_, bytes)| bytes > 0);
+        leaks
     }
 
     /// Identifies this budget on threads.

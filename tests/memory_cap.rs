@@ -8,15 +8,21 @@ mod without_fuse;
 use std::sync::Arc;
 use uext4::evict::{From, PolicyName, Settings};
 use uext4::fs::{Fs, Options};
+use uext4::memory::sizes::floor;
 use without_fuse::{CoreImage, ROOT, directory, file, write};
 
-/// Less than a daemon takes, since one thread works here.
-const CAP: u64 = 3 << 19;
+const MAX_WRITE: u32 = 64 << 10;
+
+/// The floor of a mount where one caller does everything.
+fn cap() -> u64 {
+    floor(0, 1024, MAX_WRITE)
+}
 
 fn mount(image: &CoreImage, policy: PolicyName, from: From) -> Arc<Fs> {
     let options = Options {
-        memory: CAP,
-        max_write: 64 << 10,
+        memory: cap(),
+        max_write: MAX_WRITE,
+        threads: 0,
         writethrough: true,
         evict: Settings {
             policy,
@@ -43,7 +49,7 @@ fn all() -> impl Iterator<Item = (PolicyName, From)> {
 
 /// Files that stay open, grown in turns, lose their inodes with preallocations to the pressure of others that are looked at.
 fn grow(fs: &Fs, rounds: u64) -> u64 {
-    const FILES: u64 = 400;
+    const FILES: u64 = 600;
     let mut growing = Vec::new();
     for index in 0..FILES {
         let dir = directory(fs, ROOT, &format!("d{index}"));
@@ -84,7 +90,7 @@ fn every_policy_loses_nothing_and_gives_every_block_back() {
         let stats = fs.stats();
         println!("{policy:?} {from:?}: {left} left: {stats:?}");
         assert!(
-            stats.memory.peak <= CAP,
+            stats.memory.peak <= cap(),
             "{policy:?} {from:?}: {:?}",
             stats.memory
         );
@@ -111,4 +117,22 @@ fn every_policy_loses_nothing_and_gives_every_block_back() {
         drop(fs);
         image.fsck();
     }
+}
+
+#[test]
+fn a_cap_under_the_floor_is_refused_with_the_floor_named() {
+    let image = CoreImage::mke2fs("8M", "-t ext4 -b 1024");
+    let options = |memory| Options {
+        memory,
+        max_write: MAX_WRITE,
+        threads: 0,
+        ..Options::default()
+    };
+    let error = image
+        .mount(options(cap() - 1))
+        .err()
+        .expect("it is refused");
+    assert!(error.to_string().contains(&cap().to_string()), "{error}");
+    let fs = image.mount(options(cap())).expect("the floor is enough");
+    fs.unmount().expect("unmount");
 }

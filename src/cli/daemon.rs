@@ -18,6 +18,7 @@ use crate::fs::{self, Fs};
 use crate::fuse::mount::{self, MountSettings, Mounted};
 use crate::fuse::session::{self, Settings};
 use crate::memory::process;
+use crate::memory::sizes::{Overhead, floor};
 use rustix::mount::MountFlags;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -167,11 +168,32 @@ fn mount_fs(
     let device = with_faults(options, device, report);
     let fs = Fs::mount(device, fs_options)
         .map_err(|e| Failure::mount(format!("{}: {e}", request.source.display())))?;
+    let overhead = Overhead::of(sizes.threads, sizes.max_write);
+    let text = describe(sizes, u64::from(fs.geometry().block_size), overhead);
+    log::info!("{text}");
+    report.notice(&text);
     for notice in fs.notices() {
         log::info!("{notice}");
         report.notice(&notice);
     }
     Ok(fs)
+}
+
+/// All that the process takes at most, in one line.
+fn describe(sizes: Sizes, block_size: u64, overhead: Overhead) -> String {
+    let kib = |bytes: u64| bytes.div_ceil(1024);
+    let floor = floor(sizes.threads, block_size, sizes.max_write);
+    format!(
+        "memory: cap {} KiB (floor {} KiB), fixed overhead {} KiB outside of it (program {}, stacks of {} workers and others {}, \
+         requests {})",
+        kib(sizes.memory),
+        kib(floor),
+        kib(overhead.total()),
+        kib(overhead.program),
+        sizes.threads,
+        kib(overhead.stacks),
+        kib(overhead.requests),
+    )
 }
 
 #[cfg(not(feature = "faults"))]
@@ -293,7 +315,7 @@ fn on_signal(count: usize, fs: &Weak<Fs>, mounted: &Mounted) {
 /// After the unmount: writes everything, closes the device, then tells those who wait.
 fn finish(fs: Arc<Fs>, server: Option<Server>, served: Result<(), String>) -> Outcome {
     let written = fs.unmount().map_err(|e| e.to_string());
-    drop(fs);
+    fs.close();
     let outcome = served.and(written);
     if let Err(error) = &outcome {
         log::error!("{error}");

@@ -26,7 +26,7 @@ pub(super) fn choose(
     ram: u64,
     cores: usize,
 ) -> Outcome<Sizes> {
-    let least = floor(options.threads.unwrap_or(4), block_size);
+    let least = floor(options.threads.unwrap_or(4), block_size, SMALL_WRITE);
     let memory = options
         .memory
         .unwrap_or_else(|| (ram / 16).min(1 << 30).max(2 * least));
@@ -36,7 +36,7 @@ pub(super) fn choose(
         cores.clamp(4, 16)
     };
     let threads = options.threads.unwrap_or(usual);
-    let floor = floor(threads, block_size);
+    let floor = floor(threads, block_size, SMALL_WRITE);
     if memory < floor {
         let floor = floor.div_ceil(MIB);
         return Err(Failure::usage(format!(
@@ -79,7 +79,7 @@ mod tests {
         );
         let small = choose(&options, 4096, 64 * MIB, 8).unwrap();
         assert_eq!((small.threads, small.max_write), (4, SMALL_WRITE));
-        assert!(small.memory >= 2 * floor(4, 4096));
+        assert!(small.memory >= 2 * floor(4, 4096, SMALL_WRITE));
     }
 
     #[test]
@@ -89,9 +89,9 @@ mod tests {
             ..MountOptions::default()
         };
         let failure = choose(&options, 4096, 24 << 30, 2).unwrap_err();
-        assert!(failure.message.ends_with("need 8M"), "{failure:?}");
+        assert!(failure.message.ends_with("need 9M"), "{failure:?}");
         let enough = MountOptions {
-            memory: Some(8 * MIB),
+            memory: Some(9 * MIB),
             ..MountOptions::default()
         };
         choose(&enough, 4096, 24 << 30, 2).unwrap();

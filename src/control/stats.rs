@@ -14,9 +14,13 @@ pub fn table(stats: &Value) -> String {
     for (what, value) in [
         ("inodes in memory", &stats["inodes"]),
         ("known to the kernel", &stats["known"]["inodes"]),
+        ("  lookups", &stats["known"]["lookups"]),
+        ("  refused", &stats["known"]["refused"]),
+        ("  listed without inode", &stats["known"]["unnamed"]),
+        ("  prunes sent", &stats["known"]["prunes_sent"]),
+        ("  inodes in them", &stats["known"]["inodes_pruned"]),
         ("open files", &stats["known"]["open"]),
         ("pinned blocks", &stats["pinned_blocks"]),
-        ("prunes sent", &stats["prunes_sent"]),
         ("buddies built", &stats["alloc"]["buddies_built"]),
         ("bitmaps read", &stats["alloc"]["bitmaps_read"]),
     ] {

@@ -86,6 +86,8 @@ impl Fs {
         let dir = self.directory(parent)?;
         let _exclusive = dir.lock.write();
         self.check_may_add(&dir, name, new)?;
+        // Once made, it cannot be kept from the kernel.
+        let _room = self.known.promise()?;
         let inherited = self.inherit(parent, &dir.core.read(), new.mode(), umask)?;
         let attr = self.files.retry_for_space(|| {
             self.create_once(&mut token, caller, &dir, name, new, &inherited)

@@ -6,7 +6,9 @@
 use crate::alloc::AllocStats;
 use crate::evict;
 use crate::evict::Cause;
+use crate::fs::known::KnownStats;
 use crate::fs::{Fs, need};
+use crate::ids::InodeNumber;
 use crate::memory::{Reclaimer, Relief, Reserve, Snapshot};
 use serde::Serialize;
 use std::time::Duration;
@@ -27,12 +29,6 @@ pub struct Stats {
     pub pinned_blocks: u64,
     /// Set aside, handed out, or freed but not committed.
     pub held_blocks: u64,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct KnownStats {
-    pub inodes: u64,
-    pub open: u64,
 }
 
 impl Fs {
@@ -60,6 +56,20 @@ impl Fs {
         let left = self.evictor.evict_all();
         self.memory.drop_clean();
         left
+    }
+
+    /// What to ask the kernel to forget, waiting until there is something; `None` after `stop_pruning`. Holds nothing.
+    pub fn next_to_prune(&self) -> Option<Vec<InodeNumber>> {
+        self.known.next_to_prune()
+    }
+
+    /// The kernel has been asked.
+    pub fn pruned(&self, inodes: usize) {
+        self.known.pruned(inodes);
+    }
+
+    pub fn stop_pruning(&self) {
+        self.known.stop_pruning();
     }
 
     /// One round of the evictor's thread.

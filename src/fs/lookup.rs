@@ -37,7 +37,7 @@ impl Fs {
                 .ok_or(Error::Posix(Posix::NoEnt))?
         };
         let attr = self.attr_of(entry.ino)?;
-        self.known.looked_up(entry.ino);
+        self.known.look_up(entry.ino)?;
         Ok(attr)
     }
 

@@ -18,6 +18,7 @@ use crate::format::geometry::Geometry;
 use crate::format::inode::Inode;
 use crate::format::superblock::{Superblock, state};
 use crate::fs::descriptors;
+use crate::fs::ending::Ending;
 use crate::fs::errors::Reported;
 use crate::fs::flush::Flushers;
 use crate::fs::known::Known;
@@ -32,7 +33,7 @@ use crate::journal::log::Log;
 use crate::journal::recover::{self, LogMap, Recovery};
 use crate::journal::{Activation, Journal};
 use crate::map::Map;
-use crate::memory::{Memory, Relief};
+use crate::memory::{Memory, Relief, sizes};
 use crate::sync::{Mutex, Rank};
 use crate::xattr::Xattrs;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -75,11 +76,11 @@ impl Fs {
     pub fn unmount(&self) -> Result<()> {
         self.stop_threads();
         if self.is_read_only() {
-            return if self.journal.is_aborted() {
-                Err(Error::Aborted)
-            } else {
-                Ok(())
-            };
+            if self.journal.is_aborted() {
+                return Err(Error::Aborted);
+            }
+            self.ending.set_unmounted();
+            return Ok(());
         }
         let flushed = self.flush_all();
         self.known.clear();
@@ -88,6 +89,7 @@ impl Fs {
         self.report_groups(None);
         self.mark_clean()?;
         self.discard_freed();
+        self.ending.set_unmounted();
         flushed
     }
 
@@ -370,7 +372,20 @@ fn read_orphans(
     }
 }
 
+/// Under the floor writing could stop for good.
+fn check_memory(options: &Options, block_size: u32) -> Result<()> {
+    let (cap, block_size) = (options.memory, u64::from(block_size));
+    let floor = sizes::floor(options.threads, block_size, options.max_write);
+    if cap < floor {
+        return Err(Incompatible::Memory { cap, floor }.into());
+    }
+    Ok(())
+}
+
 fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
+    if !opened.read_only {
+        check_memory(&options, opened.geo.block_size)?;
+    }
     let memory = budget(&options, opened.geo.block_size, &clock);
     let (ahead, cache, alloc) = foundation(&mut opened, &memory, options.discard)?;
     let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
@@ -393,7 +408,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     let (xattrs, dirs) = names(&cache, &alloc, &store, &map);
     let table = inodes(&store, &memory, &alloc);
     let evictor = Evictor::new(&table, &alloc, &memory, &clock, options.evict);
-    let reaper = Arc::new(Reaper::new());
+    let reaper = Arc::new(Reaper::new(&memory));
     let known = Arc::new(Known::new(&memory));
     let files = Files {
         device: Arc::clone(&device),
@@ -413,6 +428,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         dirty: DirtyInodes::default(),
         spare: Mutex::new(Rank::Inode, memory.admit_private(need::FLUSH)),
     };
+    let ending = Ending::new(&memory);
     let fs = Arc::new(Fs {
         device,
         geo,
@@ -442,6 +458,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         flushers: Flushers::new(),
         reading: Reading::new(&options),
         options,
+        ending,
     });
     connect(&fs);
     if recovered {

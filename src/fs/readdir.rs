@@ -15,7 +15,7 @@ pub struct DirItem<'a> {
     pub name: &'a [u8],
     /// Continues after this entry.
     pub cookie: u64,
-    /// Where attributes were asked for and could be read. "." and ".." have none.
+    /// Where attributes were asked for and could be read, unless the kernel knows too much already. "." and ".." have none.
     pub attr: Option<Attr>,
 }
 
@@ -41,7 +41,7 @@ impl Fs {
             self.dirs
                 .read(ino, &core, cookie, &mut |cookie, entry: Entry, name| {
                     let is_dot = name == b"." || name == b"..";
-                    let attr = if attributes && !is_dot {
+                    let attr = if attributes && !is_dot && !self.known.leaves_out() {
                         self.attr_of(entry.ino).ok()
                     } else {
                         None

@@ -10,9 +10,11 @@ use crate::fs::{Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
 use crate::journal::Handle;
+use crate::memory::{Charge, Class, Memory};
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::xattr::Xattrs;
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) struct Reaper {
@@ -34,6 +36,24 @@ struct State {
     served: bool,
     /// Counts those that are done.
     freed: u64,
+    /// For what the two lists take.
+    charge: Option<Charge>,
+}
+
+/// What a nameless inode costs in a tree whose nodes are half full.
+const NAMELESS_BYTES: usize = 16;
+
+impl State {
+    /// Charges what the lists take now.
+    fn settle(&mut self) {
+        let queue = self.queue.capacity() * size_of::<InodeNumber>();
+        let bytes = self.nameless.len() * NAMELESS_BYTES + queue;
+        if let Some(charge) = &mut self.charge
+            && charge.bytes() != bytes as u64
+        {
+            charge.resize(bytes);
+        }
+    }
 }
 
 /// How long the worker lets the queue fill: to wake it for each inode costs more than to free one.
@@ -42,9 +62,13 @@ const GATHER: Duration = Duration::from_millis(5);
 const MANY: usize = 256;
 
 impl Reaper {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(memory: &Arc<Memory>) -> Self {
+        let state = State {
+            charge: Some(memory.charge(Class::Handle, 0)),
+            ..State::default()
+        };
         Self {
-            state: Mutex::new(Rank::Shard, State::default()),
+            state: Mutex::new(Rank::Shard, state),
             wake: Condvar::new(),
             idle: Condvar::new(),
         }
@@ -52,7 +76,9 @@ impl Reaper {
 
     /// The inode has lost its last name (or its truncation was cut off); it stands on the orphan list.
     pub(crate) fn add_nameless(&self, ino: InodeNumber) {
-        self.state.lock().nameless.insert(ino);
+        let mut state = self.state.lock();
+        state.nameless.insert(ino);
+        state.settle();
     }
 
     pub(crate) fn is_nameless(&self, ino: InodeNumber) -> bool {
@@ -63,6 +89,7 @@ impl Reaper {
         let length = {
             let mut state = self.state.lock();
             state.queue.push_back(ino);
+            state.settle();
             state.queue.len()
         };
         if length == 1 || length == MANY {
@@ -95,6 +122,7 @@ impl Reaper {
     pub(crate) fn queue_all(&self) {
         let mut state = self.state.lock();
         state.queue = state.nameless.iter().copied().collect();
+        state.settle();
     }
 
     fn next(&self) -> Option<InodeNumber> {
@@ -102,6 +130,8 @@ impl Reaper {
         let next = state.queue.pop_front();
         state.busy = next.is_some();
         if next.is_none() {
+            state.queue = VecDeque::new();
+            state.settle();
             self.idle.notify_all();
         }
         next
@@ -111,6 +141,7 @@ impl Reaper {
         let mut state = self.state.lock();
         state.nameless.remove(&ino);
         state.freed += 1;
+        state.settle();
     }
 }
 

@@ -5,6 +5,7 @@
 //! works as root.
 
 use crate::fs::Fs;
+use crate::fuse::prune::Pruner;
 use crate::fuse::reply::Adapter;
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use std::os::fd::OwnedFd;
@@ -26,6 +27,7 @@ pub fn serve(fs: Arc<Fs>, fd: OwnedFd, settings: Settings) -> std::io::Result<()
     config.acl = SessionACL::All;
     config.n_threads = Some(settings.threads.max(1));
     config.clone_fd = settings.clone_fd;
+    let _pruner = Pruner::start(&fs, &fd)?;
     let adapter = Adapter::new(fs, settings.max_write);
     Session::from_fd(adapter, fd, SessionACL::All, config)?.run()
 }

@@ -15,6 +15,7 @@ use crate::ids::{FileBlock, FsBlock, InodeNumber};
 use crate::inode::InodeStore;
 use crate::journal::Handle;
 use crate::map::{Map, Mapping};
+use crate::memory::{Charge, Class};
 use crate::sync::{Mutex, Rank};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,13 +30,19 @@ pub struct Orphans {
     blocks: Vec<FsBlock>,
     seed: u32,
     state: Mutex<State>,
+    /// For what is kept about each inode on record. Changed under the lock of `state`.
+    charge: Mutex<Charge>,
 }
+
+/// What a place in the table of records costs: key, record, control byte, the load factor of 7/8, and the table before while it
+/// grows.
+const PLACE_BYTES: usize = (size_of::<(InodeNumber, Record)>() + 1) * 8 / 7 * 3 / 2;
 
 /// Where an inode is on record.
 #[derive(Clone, Copy)]
 enum Record {
     /// Block of the orphan file and slot in it.
-    File(usize, usize),
+    File(u32, u32),
     /// Between these two of the list.
     List {
         before: Option<InodeNumber>,
@@ -66,17 +73,20 @@ impl Orphans {
             orphans.open_file(&map, InodeNumber::new(geo.orphan_file_inum))?;
         }
         orphans.read_list(sb.s_last_orphan())?;
+        orphans.settle(&mut orphans.state.lock());
         Ok(orphans)
     }
 
     /// For a mount that writes nothing: no orphan is known.
     pub fn none(cache: Arc<BlockCache>, store: Arc<InodeStore>) -> Self {
+        let charge = cache.memory().charge(Class::Handle, 0);
         Self {
             cache,
             store,
             blocks: Vec::new(),
             seed: 0,
             state: Mutex::new(Rank::Orphan, State::default()),
+            charge: Mutex::new(Rank::Leaf, charge),
         }
     }
 
@@ -93,7 +103,10 @@ impl Orphans {
             if let Some(slot) = free {
                 orphan::put(&mut bytes, slot, Some(ino));
                 state.free[index] -= 1;
-                state.records.insert(ino, Record::File(index, slot));
+                state
+                    .records
+                    .insert(ino, Record::File(index as u32, slot as u32));
+                self.settle(&mut state);
                 return Ok(());
             }
             state.free[index] = 0;
@@ -111,6 +124,7 @@ impl Orphans {
             .records
             .insert(ino, Record::List { before: None, next });
         state.head = Some(ino);
+        self.settle(&mut state);
         Ok(())
     }
 
@@ -131,6 +145,7 @@ impl Orphans {
         };
         match record {
             Record::File(index, slot) => {
+                let (index, slot) = (index as usize, slot as usize);
                 let buffer = self.file_block(index)?;
                 orphan::put(&mut handle.write(&buffer)?, slot, None);
                 state.free[index] += 1;
@@ -160,7 +175,21 @@ impl Orphans {
             }
         }
         state.records.remove(&ino);
+        if state.records.len() < state.records.capacity() / 8 {
+            let twice = state.records.len() * 2;
+            state.records.shrink_to(twice);
+        }
+        self.settle(&mut state);
         Ok(())
+    }
+
+    /// Charges what the records take now.
+    fn settle(&self, state: &mut State) {
+        let bytes = state.records.capacity() * PLACE_BYTES;
+        let mut charge = self.charge.lock();
+        if charge.bytes() != bytes as u64 {
+            charge.resize(bytes);
+        }
     }
 
     /// All that are on record now: after `new`, what a crash left.
@@ -202,7 +231,8 @@ impl Orphans {
                 match orphan::get(&bytes, slot) {
                     Some(ino) => {
                         let valid = (geo.first_ino..=geo.inodes_count).contains(&ino.get());
-                        let before = state.records.insert(ino, Record::File(index, slot));
+                        let record = Record::File(index as u32, slot as u32);
+                        let before = state.records.insert(ino, record);
                         if !valid || before.is_some() {
                             return Err(bad_record(ino).located(Location::block(buffer.block())));
                         }

@@ -46,6 +46,23 @@ impl Class {
         Self::Group,
         Self::Handle,
     ];
+
+    /// As reports have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Buddy => "buddy",
+            Self::Dirty => "dirty",
+            Self::Io => "io",
+            Self::Inode => "inode",
+            Self::Prealloc => "prealloc",
+            Self::ExtentStatus => "extent_status",
+            Self::Lookup => "lookup",
+            Self::Freed => "freed",
+            Self::Group => "group",
+            Self::Handle => "handle",
+        }
+    }
 }
 
 /// A count of bytes and the highest it has been.

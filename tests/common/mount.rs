@@ -251,6 +251,10 @@ impl Mount {
         }
         self.device = None;
         self.watchdog = None;
+        let log = self.log();
+        if self.kind == Kind::Uext4 && log.contains("leaked at the unmount") {
+            return Err(format!("memory is not all given back\n--- log\n{log}"));
+        }
         Ok(())
     }
 }
@@ -261,6 +265,10 @@ impl Drop for Mount {
             return;
         }
         if let Err(why) = self.finish() {
+            assert!(
+                std::thread::panicking() || !why.contains("leaked at the unmount"),
+                "{why}"
+            );
             eprintln!("{}: {why}", self.dir.display());
         }
         if let Some(mut daemon) = self.daemon.take() {
