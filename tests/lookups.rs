@@ -16,8 +16,8 @@ use uext4::memory::sizes::floor;
 use without_fuse::{CoreImage, ROOT, create};
 
 /// Directories of the root spread over the groups, and so do their numbers.
-const SPREAD: &str = "-t ext4 -b 1024 -g 1024 -N 262144 -J size=4 -m 0 -O ^resize_inode,^flex_bg";
-const SIZE: &str = "2G";
+const SPREAD: &str = "-t ext4 -b 1024 -g 1024 -N 524288 -J size=4 -m 0 -O ^resize_inode,^flex_bg";
+const SIZE: &str = "4G";
 /// Of one lookup in each block of numbers, the share holds about so many.
 fn most(cap: u64) -> usize {
     usize::try_from(cap / 8 / 150).unwrap()
@@ -76,14 +76,14 @@ fn the_kernel_forgets_when_it_is_asked() {
         Kind::Uext4,
         image.path(),
         &scratch.dir("mnt"),
-        "memory=8M,threads=2",
+        "memory=7M,threads=2",
     );
     let known = |what: &str| {
         let stats = run!(UEXT4, "stats", "--json", mount.path());
         let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
         stats["known"][what].as_u64().expect("a number")
     };
-    let dirs = most(8 << 20) / 2;
+    let dirs = most(7 << 20) * 3 / 5;
     for i in 0..dirs {
         std::fs::create_dir(mount.at(format!("d{i}"))).expect("mkdir");
     }
