@@ -10,6 +10,6 @@ mod policy;
 mod reserve;
 mod stats;
 
-pub use evictor::{Evictor, Settings, Writeback};
+pub use evictor::{Evictor, Settings};
 pub use policy::{From, PolicyName, Warn};
 pub use stats::{Cause, Snapshot};

@@ -19,8 +19,10 @@
 mod account;
 pub mod admission;
 pub mod arena;
+mod deferred;
 mod dirty;
 pub mod gauges;
+mod leak;
 mod ledger;
 mod pressure;
 pub mod process;
@@ -41,6 +43,7 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::sync::{Mutex, Rank};
 use arena::{Arena, BufferPool};
+use deferred::Deferred;
 use dirty::DirtyGate;
 use gauges::{Gauges, Stats};
 use ledger::{Kind, Ledger};
@@ -66,6 +69,7 @@ pub struct Memory {
     buffers: BufferPool,
     gauges: Gauges,
     dirty_gate: DirtyGate,
+    deferred: Deferred,
     ledger: Ledger,
     shrinkers: Mutex<Shrinkers>,
     relief: Mutex<Option<Weak<dyn Relief>>>,
@@ -101,6 +105,7 @@ impl Memory {
             buffers: BufferPool::new(max_write, keep),
             gauges: Gauges::default(),
             dirty_gate: DirtyGate::default(),
+            deferred: Deferred::default(),
             ledger: Ledger::new(cap),
             shrinkers: Mutex::new(Rank::Memory, Shrinkers::default()),
             relief: Mutex::new(Rank::Memory, None),
@@ -117,6 +122,7 @@ impl Memory {
 
     /// Sets `need` aside, waiting for it. For a request: `NoMem` when there will be none.
     pub fn request(self: &Arc<Self>, need: Need) -> Result<Token> {
+        self.throttle();
         self.acquire(self.cost(need), Kind::Request)?;
         Ok(Token::new(Arc::clone(self), need))
     }

@@ -49,7 +49,7 @@ fn all() -> impl Iterator<Item = (PolicyName, From)> {
 
 /// Files that stay open, grown in turns, lose their inodes with preallocations to the pressure of others that are looked at.
 fn grow(fs: &Fs, rounds: u64) -> u64 {
-    const FILES: u64 = 600;
+    const FILES: u64 = 800;
     let mut growing = Vec::new();
     for index in 0..FILES {
         let dir = directory(fs, ROOT, &format!("d{index}"));

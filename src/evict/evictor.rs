@@ -8,10 +8,10 @@ use super::stats::{Cause, Snapshot, Stats, Step};
 use crate::alloc::{Allocator, BuddyLoads};
 use crate::clock::Clock;
 use crate::ids::GroupIndex;
-use crate::inode::{InodeTable, NodeRef};
+use crate::inode::InodeTable;
 use crate::memory::{Draw, Memory, Reclaimer, Reserve};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How a mount evicts.
@@ -35,12 +35,6 @@ impl Default for Settings {
     }
 }
 
-/// Where dirty inodes go: they are written first.
-pub trait Writeback: Send + Sync {
-    /// Writes the inode's data soon, on another thread.
-    fn queue(&self, node: &NodeRef);
-}
-
 /// The eviction of one mount.
 pub struct Evictor {
     pub(super) table: Arc<InodeTable>,
@@ -50,7 +44,6 @@ pub struct Evictor {
     pub(super) policy: Box<dyn Policy>,
     settings: Settings,
     pub(super) stats: Stats,
-    writeback: OnceLock<Arc<dyn Writeback>>,
 }
 
 impl Evictor {
@@ -73,13 +66,7 @@ impl Evictor {
             policy: settings.policy.policy(),
             settings,
             stats: Stats::default(),
-            writeback: OnceLock::new(),
         }
-    }
-
-    /// Once, at the mount.
-    pub fn set_writeback(&self, writeback: Arc<dyn Writeback>) {
-        let _ = self.writeback.set(writeback);
     }
 
     pub fn prunes_directly(&self) -> bool {
@@ -110,12 +97,6 @@ impl Evictor {
     /// The evictor's thread may use its reserve.
     pub(super) fn own_memory(&self, by: Reclaimer) -> Option<Draw> {
         (by == Reclaimer::Evictor).then(|| self.memory.draw_on(Reserve::Evictor))
-    }
-
-    pub(super) fn queue_for_writeback(&self, node: &NodeRef) {
-        if let Some(writeback) = self.writeback.get() {
-            writeback.queue(node);
-        }
     }
 
     pub(super) fn now(&self) -> Duration {

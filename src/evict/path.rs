@@ -45,8 +45,8 @@ impl Evictor {
             return 0;
         };
         if node.is_dirty() {
+            // Delayed data refers to its inode, so this one became dirty just now; the flushers have it already.
             count(&self.stats.dirty);
-            self.queue_for_writeback(&node);
             return 0;
         }
         let has_preallocations = !node.prealloc.lock().is_empty();

@@ -65,6 +65,9 @@ impl Fs {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>> {
         let opened = open(Arc::new(Latch::new(device)), &options)?;
+        if !opened.read_only {
+            check_memory(&options, opened.geo.block_size)?;
+        }
         let fs = build(opened, options, clock)?;
         if !fs.is_read_only() {
             fs.finish_orphans()?;
@@ -383,9 +386,6 @@ fn check_memory(options: &Options, block_size: u32) -> Result<()> {
 }
 
 fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
-    if !opened.read_only {
-        check_memory(&options, opened.geo.block_size)?;
-    }
     let memory = budget(&options, opened.geo.block_size, &clock);
     let (ahead, cache, alloc) = foundation(&mut opened, &memory, options.discard)?;
     let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));

@@ -50,6 +50,9 @@ pub struct Node {
     last_change: LastChange,
     /// Without changes of times, which fdatasync leaves out.
     last_data_change: LastChange,
+    /// Left to the evictor, since it costs something.
+    deferred: AtomicBool,
+    memory: Arc<Memory>,
     _charge: Charge,
 }
 
@@ -87,6 +90,8 @@ impl Node {
             referenced: AtomicBool::new(true),
             last_change: LastChange::default(),
             last_data_change: LastChange::default(),
+            deferred: AtomicBool::new(false),
+            memory: Arc::clone(memory),
             _charge: memory.charge(Class::Inode, NODE_BYTES),
         })
     }
@@ -108,6 +113,18 @@ impl Node {
     /// Whether blocks are set aside for the file; true also when somebody is just looking.
     pub fn may_have_preallocations(&self) -> bool {
         !self.prealloc.try_lock().is_some_and(|tree| tree.is_empty())
+    }
+
+    fn defer(&self) {
+        if !self.deferred.swap(true, Ordering::Relaxed) {
+            self.memory.defer(NODE_BYTES as u64);
+        }
+    }
+
+    fn defer_no_more(&self) {
+        if self.deferred.load(Ordering::Relaxed) && self.deferred.swap(false, Ordering::Relaxed) {
+            self.memory.defer_no_more(NODE_BYTES as u64);
+        }
     }
 
     /// Waits until no I/O is in flight. Holds the inode lock, no handle.
@@ -146,6 +163,12 @@ impl Node {
     /// The same, changes of times apart.
     pub fn last_data_change(&self) -> Option<Tid> {
         self.last_data_change.get()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.defer_no_more();
     }
 }
 
@@ -225,6 +248,7 @@ impl InodeTable {
             loop {
                 if let Some(node) = shard.nodes.get(&ino) {
                     node.referenced.store(true, Ordering::Relaxed);
+                    node.defer_no_more();
                     return Ok(Arc::clone(node));
                 }
                 if !shard.freeing.contains(&ino) && shard.loading.insert(ino) {
@@ -358,7 +382,13 @@ impl Shard {
     /// Drops up to `wanted` nodes that nobody refers to and that hold nothing but themselves; how many.
     fn sweep(&mut self, wanted: usize) -> usize {
         // A discard would take locks that the caller may hold.
-        let is_bare = |node: &NodeRef| !node.is_dirty() && !node.may_have_preallocations();
+        let is_bare = |node: &NodeRef| {
+            let bare = !node.is_dirty() && !node.may_have_preallocations();
+            if !bare {
+                node.defer();
+            }
+            bare
+        };
         let mut dropped = 0;
         while dropped < wanted {
             let Some(node) = self.take_one(false, &mut { is_bare }) else {

@@ -170,6 +170,8 @@ impl Gauges {
             reserves: memory.reserve_snapshots(),
             waits: memory.waits.snapshot(),
             waits_in_reclaim: memory.waits_in_reclaim.snapshot(),
+            deferred: memory.deferred.bytes(),
+            throttled: memory.deferred.waits(),
             activity: memory.stats.snapshot(),
         }
     }
@@ -199,6 +201,9 @@ pub struct Snapshot {
     pub waits: WaitSnapshot,
     /// Of eviction for the memory it has to allocate.
     pub waits_in_reclaim: WaitSnapshot,
+    /// Inodes that are left to the evictor, in bytes, and the waits of requests for it to catch up.
+    pub deferred: u64,
+    pub throttled: WaitSnapshot,
     pub activity: Activity,
 }
 
@@ -280,6 +285,7 @@ impl Charge {
     /// What is accounted for has become `bytes` large.
     pub fn resize(&mut self, bytes: usize) {
         let bytes = bytes as u64;
+        super::leak::some(self.bytes.saturating_sub(bytes));
         if bytes > self.bytes {
             self.memory.pay_bytes(bytes - self.bytes);
             self.memory.gauges.add(self.class, bytes - self.bytes);
@@ -293,6 +299,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
+        super::leak::some(self.bytes);
         self.memory.gauges.remove(self.class, self.bytes);
         self.memory.ledger.release(self.bytes);
     }

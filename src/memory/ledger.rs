@@ -180,24 +180,38 @@ impl Ledger {
         waiter
     }
 
+    /// Whether the first waiter works inside of reclaim.
+    pub(super) fn is_urgent(&self, queue: &Queue) -> bool {
+        let front = queue.waiting.front();
+        front.is_some_and(|waiter| waiter.kind == Kind::Urgent)
+    }
+
+    /// Serves the first waiter from the evictor's reserve, if that has enough.
+    pub(super) fn serve_from_reserve(&self, queue: &mut Queue) -> bool {
+        let Some(front) = queue.waiting.front() else {
+            return false;
+        };
+        let drawn = self.draw(Reserve::Evictor, front.bytes);
+        if drawn && let Some(waiter) = queue.waiting.pop_front() {
+            waiter.settle(true);
+        }
+        drawn
+    }
+
     /// When nothing can be freed any more: the newest request is refused; if none waits, the oldest waiter gets what
     /// it wants beyond the cap. Returns what was done.
     pub(super) fn give_up(&self, queue: &mut Queue) -> GaveUp {
-        let urgent = queue
-            .waiting
-            .front()
-            .is_some_and(|w| w.kind == Kind::Urgent);
+        let urgent = self.is_urgent(queue);
         let newest = queue.waiting.iter().rposition(|w| w.kind == Kind::Request);
         let newest = newest.filter(|_| !urgent);
         if let Some(waiter) = newest.and_then(|at| queue.waiting.remove(at)) {
             waiter.settle(false);
             return GaveUp::Refused;
         }
+        if self.serve_from_reserve(queue) {
+            return GaveUp::Nothing;
+        }
         match queue.waiting.pop_front() {
-            Some(waiter) if self.draw(Reserve::Evictor, waiter.bytes) => {
-                waiter.settle(true);
-                GaveUp::Nothing
-            }
             Some(waiter) => {
                 self.force(waiter.bytes);
                 waiter.settle(true);

@@ -41,6 +41,8 @@ pub enum Reclaimer {
 const HIGH: u64 = 15;
 const LOW: u64 = 14;
 const MARKS: u64 = 16;
+/// How long work inside of reclaim waits for memory before it asks the shrinkers again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 impl Memory {
     /// Who is asked when shrinkers are not enough.
@@ -48,7 +50,7 @@ impl Memory {
         *self.relief.lock() = Some(relief);
     }
 
-    fn relief(&self) -> Option<Arc<dyn Relief>> {
+    pub(super) fn relief(&self) -> Option<Arc<dyn Relief>> {
         self.relief.lock().as_ref().and_then(Weak::upgrade)
     }
 
@@ -115,6 +117,9 @@ impl Memory {
     /// Inodes go as all else goes: their part of `bytes`, and of what shrinkers free beyond.
     fn share_of_inodes(&self, bytes: u64) -> u64 {
         let all = self.ledger.promised().max(1);
+        if bytes == 0 {
+            return 0;
+        }
         let batch = bytes.saturating_add(super::SHRINK_BATCH * self.frame_cost);
         batch.saturating_mul(self.used_by(Class::Inode)) / all
     }
@@ -171,13 +176,14 @@ impl Memory {
         if self.ledger.releases() != seen || queue.waiting.is_empty() {
             return;
         }
-        // Work inside of reclaim holds up whoever looks for the inode that it evicts: it is served at once.
-        let urgent = queue
-            .waiting
-            .front()
-            .is_some_and(|w| w.kind == Kind::Urgent);
-        if !urgent && self.others_hold_memory() {
-            self.await_release(&mut queue, seen);
+        // Work inside of reclaim holds up whoever looks for the inode that it evicts: it is served from the evictor's reserve,
+        // which comes back by itself, since nobody waits for anything while he holds a part of it.
+        let urgent = self.ledger.is_urgent(&queue);
+        if urgent && self.ledger.serve_from_reserve(&mut queue) {
+            return;
+        }
+        if self.others_hold_memory() {
+            self.await_release(&mut queue, seen, urgent);
             return;
         }
         self.give_up(queue);
@@ -188,9 +194,14 @@ impl Memory {
         self.tokens.load(Ordering::SeqCst) > 0 || self.gauges.io_in_use() > 0
     }
 
-    fn await_release(&self, queue: &mut MutexGuard<'_, Queue>, seen: u64) {
+    /// `urgent`: shrinkers are asked again after a while, since what was locked may be free by then.
+    fn await_release(&self, queue: &mut MutexGuard<'_, Queue>, seen: u64, urgent: bool) {
         while self.ledger.releases() == seen && self.others_hold_memory() {
-            self.ledger.moved.wait(queue);
+            if !urgent {
+                self.ledger.moved.wait(queue);
+            } else if self.ledger.moved.wait_for(queue, AGAIN) {
+                return;
+            }
         }
     }
 
@@ -260,17 +271,21 @@ impl Memory {
                 .saturating_sub(self.cap / MARKS * LOW);
             if over > 0 {
                 self.shrink(over);
-                if let Some(relief) = self.relief()
-                    && !relief.prunes_directly()
-                {
-                    relief.prune(self.share_of_inodes(over), Reclaimer::Evictor);
-                }
+            }
+            // What is deferred is its work although nobody lacks memory yet.
+            let inodes = self.share_of_inodes(over).max(self.deferred_too_much());
+            if inodes > 0
+                && let Some(relief) = self.relief()
+                && !relief.prunes_directly()
+            {
+                relief.prune(inodes, Reclaimer::Evictor);
             }
         }
     }
 
     /// For work inside of reclaim, where nothing can be evicted any more. Beside an evictor a requester waits at the head of the
-    /// queue. Otherwise it makes room itself: shrinkers, the evictor's reserve, a commit; in the end beyond the cap (counted).
+    /// queue. Otherwise it makes room itself: shrinkers, the evictor's reserve, a commit, and waits for as long as anybody holds
+    /// memory that can come back.
     pub(super) fn acquire_urgently(&self, bytes: u64, by: Reclaimer) {
         if self.ledger.promise(bytes).is_some() {
             return;
@@ -287,7 +302,7 @@ impl Memory {
     }
 
     fn make_room_alone(&self, bytes: u64) {
-        for effort in 0..3 {
+        for effort in 0_u32.. {
             if effort == 2
                 && let Some(relief) = self.relief()
             {
@@ -298,6 +313,12 @@ impl Memory {
                 || self.ledger.draw(super::Reserve::Evictor, bytes)
             {
                 return;
+            }
+            if effort >= 2 {
+                if !self.others_hold_memory() {
+                    break;
+                }
+                self.await_any_release(AGAIN);
             }
         }
         self.overdraft(bytes);
