@@ -409,7 +409,7 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
     let table = inodes(&store, &memory, &alloc);
     let evictor = Evictor::new(&table, &alloc, &memory, &clock, options.evict);
     let reaper = Arc::new(Reaper::new(&memory));
-    let known = Arc::new(Known::new(&memory));
+    let (known, ending) = (Arc::new(Known::new(&memory)), Ending::new(&memory));
     let files = Files {
         device: Arc::clone(&device),
         ahead,
@@ -428,7 +428,6 @@ fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Res
         dirty: DirtyInodes::default(),
         spare: Mutex::new(Rank::Inode, memory.admit_private(need::FLUSH)),
     };
-    let ending = Ending::new(&memory);
     let fs = Arc::new(Fs {
         device,
         geo,
