@@ -92,7 +92,7 @@ impl BlockCache {
 
     /// Reads blocks that will be asked for soon in one go, verifying nothing yet; errors are left to `read`.
     pub fn prefetch(&self, first: FsBlock, count: u32) {
-        let Some(_token) = self.memory.try_admit(self.prefetch_need(count)) else {
+        let Some(mut token) = self.memory.try_admit(self.prefetch_need(count)) else {
             return;
         };
         let wanted = self.claim_run(first, count);
@@ -106,7 +106,7 @@ impl BlockCache {
         for (block, bytes) in wanted.into_iter().zip(bytes.chunks(self.block_size())) {
             let loaded = read
                 .is_ok()
-                .then(|| self.copied(block, self.memory.frame(Class::Meta), bytes));
+                .then(|| self.copied(block, token.frame(Class::Meta), bytes));
             self.settle(block, loaded);
         }
     }
@@ -117,7 +117,7 @@ impl BlockCache {
         if !self.memory.is_roomy() {
             return;
         }
-        let Some(_token) = self.memory.try_admit(self.prefetch_need(count)) else {
+        let Some(mut token) = self.memory.try_admit(self.prefetch_need(count)) else {
             return;
         };
         let wanted = self.claim_run(first, count);
@@ -125,10 +125,7 @@ impl BlockCache {
             return;
         }
         // Memory is asked for here, not where the completion runs.
-        let frames: Vec<_> = wanted
-            .iter()
-            .map(|_| self.memory.frame(Class::Meta))
-            .collect();
+        let frames: Vec<_> = wanted.iter().map(|_| token.frame(Class::Meta)).collect();
         let length = wanted.len() << self.geo.block_bits;
         let cache = Weak::clone(&self.me);
         let done = Box::new(move |read: Result<()>, bytes: IoBuffer| {

@@ -43,6 +43,9 @@ pub struct Options {
     /// Where images and mounts go: on a disk file system with O_DIRECT. The target directory unless given.
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+    /// This daemon instead of the release build (a debug build checks more).
+    #[arg(long, value_name = "FILE")]
+    daemon: Option<PathBuf>,
 }
 
 /// Buddies that (c) must load inside of reclaim, else it measures something else.
@@ -84,7 +87,10 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     raise_open_files()?;
     let default = if options.quick { 5 } else { 30 };
     let mut bench = Bench {
-        program: build(root, runs.iter().any(|run| run.workload == Workload::Slow))?,
+        program: match &options.daemon {
+            Some(program) => program.canonicalize().map_err(|e| e.to_string())?,
+            None => build(root, runs.iter().any(|run| run.workload == Workload::Slow))?,
+        },
         scratch: scratch.canonicalize().map_err(|e| e.to_string())?,
         shape,
         time: Duration::from_secs(options.seconds.unwrap_or(default)),
