@@ -34,6 +34,13 @@ pub trait Device: Send + Sync {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
     fn write_vectored_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> Result<()>;
+    /// Writes what need not be on the device before the next `sync`; it may be gathered with its neighbours until then.
+    /// Nobody writes to the same page otherwise at the same time.
+    fn write_behind(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.write_at(offset, bytes)
+    }
+    /// Gets the device going with what was written behind in that range; waits for nothing, promises nothing.
+    fn start_writeback(&self, _offset: u64, _length: u64) {}
     /// A barrier: what was written before is durable when it returns.
     fn sync(&self) -> Result<()>;
     /// Tells the device that a range holds nothing; may do nothing.

@@ -27,7 +27,7 @@ pub use options::{Options, format_uuid, parse_uuid};
 pub use plan::Plan;
 pub use probe::find_signature;
 pub use usage::Usage;
-pub use write::{reveal_features, write, write_watched};
+pub use write::{Job, Phase, Writing, reveal_features, write};
 
 /// Why no file system can be made.
 #[derive(Debug, thiserror::Error)]

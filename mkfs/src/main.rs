@@ -9,6 +9,7 @@ mod populate;
 mod progress;
 mod report;
 mod size;
+mod workers;
 
 use args::Args;
 use progress::Progress;
@@ -129,9 +130,7 @@ fn fill(args: &Args, plan: &Plan, device: FileDevice) -> Result<(), MakeError> {
     plan.check_device(&device)?;
     let progress = Progress::new(args.quiet);
     let device: Arc<dyn Device> = Arc::new(device);
-    make::write_watched(plan, device.as_ref(), &|done, all| {
-        progress.show("tables", done, all);
-    })?;
+    workers::write(plan, device.as_ref(), &progress)?;
     if let Some(source) = &args.populate {
         populate::populate(args, plan, &device, source, &progress)?;
         make::reveal_features(plan, device.as_ref())?;

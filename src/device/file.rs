@@ -15,11 +15,16 @@ use rustix::fs::{AtFlags, FallocateFlags, StatxFlags, fallocate, statx};
 use rustix::ioctl::{Getter, Setter, ioctl, opcode};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// What is written behind and is at least so long goes past the page cache: to copy it first gains nothing.
+const LARGE: usize = 1 << 20;
+/// The largest page of any processor.
+const PAGE: usize = 64 << 10;
 /// How many slices one pwritev(2) takes.
 const IOV_MAX: usize = 1024;
 const SECTOR: u32 = 512;
@@ -52,6 +57,8 @@ pub struct FileDevice {
     /// Started by the first submission; ends, with nothing in flight, before the file is closed.
     engine: OnceLock<Engine>,
     file: Arc<File>,
+    /// The same through the page cache, opened when first needed; `None` if that failed.
+    cached: OnceLock<Option<File>>,
     path: PathBuf,
     offset: u64,
     len: u64,
@@ -142,6 +149,7 @@ impl FileDevice {
         Ok(Self {
             engine: OnceLock::new(),
             file: Arc::new(file),
+            cached: OnceLock::new(),
             offset: access.offset,
             len: access.length.map_or(left, |length| length.min(left)),
             path,
@@ -185,6 +193,17 @@ impl FileDevice {
             return Err(io_error(operation, offset, length, error));
         }
         Ok(())
+    }
+
+    /// The file, through the page cache.
+    fn cached(&self) -> Option<&File> {
+        if !self.direct {
+            return Some(&self.file);
+        }
+        // Not by its name, which may mean another file by now.
+        let same = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let open = || OpenOptions::new().write(true).open(same).ok();
+        self.cached.get_or_init(open).as_ref()
     }
 
     /// Starts an aligned transfer; waits for it here when too many are under way.
@@ -274,6 +293,55 @@ impl Device for FileDevice {
             self.bounce.write(&self.file, position, bytes)
         };
         done.map_err(|e| io_error("write", offset, length, e))
+    }
+
+    fn write_behind(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let length = bytes.len() as u64;
+        self.refuse_if_read_only("write", offset, length)?;
+        let position = self.place("write", offset, length)?;
+        let Some(cached) = self.cached() else {
+            return self.write_at(offset, bytes);
+        };
+        // Whole pages only: what shares one with something else must not go two ways.
+        let head = (position.next_multiple_of(PAGE as u64) - position) as usize;
+        let middle = bytes.len().saturating_sub(head) / PAGE * PAGE;
+        let (head, middle) = match bytes.get(head..head + middle) {
+            Some(pages)
+                if self.direct
+                    && middle >= LARGE
+                    && self.bounce.is_aligned(position + head as u64, pages) =>
+            {
+                (head, middle)
+            }
+            _ => (bytes.len(), 0),
+        };
+        let (head, rest) = bytes.split_at(head);
+        let (middle, tail) = rest.split_at(middle);
+        let middle_at = position + head.len() as u64;
+        let tail_at = middle_at + middle.len() as u64;
+        let done = cached
+            .write_all_at(head, position)
+            .and_then(|()| self.file.write_all_at(middle, middle_at))
+            .and_then(|()| cached.write_all_at(tail, tail_at));
+        done.map_err(|e| io_error("write", offset, length, e))
+    }
+
+    fn start_writeback(&self, offset: u64, length: u64) {
+        let Ok(position) = self.place("writeback", offset, length) else {
+            return;
+        };
+        let (Ok(start), Ok(length)) = (position.try_into(), length.try_into()) else {
+            return;
+        };
+        // SAFETY: no memory is passed; the descriptor is open as long as `self` lives. A failure shows in `sync`.
+        unsafe {
+            libc::sync_file_range(
+                self.file.as_raw_fd(),
+                start,
+                length,
+                libc::SYNC_FILE_RANGE_WRITE,
+            );
+        }
     }
 
     fn write_vectored_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> Result<()> {

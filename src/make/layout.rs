@@ -39,9 +39,14 @@ pub fn place_groups(numbers: &Numbers, space: &mut Space) -> Result<Layout, Make
             touched: vec![false; numbers.group_count as usize],
         },
     };
-    for group in 0..numbers.group_count {
-        let place = placing.place(group)?;
-        placing.layout.places.push(place);
+    let mut group = 0;
+    while group < numbers.group_count {
+        let placed = placing.place_regular(group);
+        if placed == 0 {
+            let place = placing.place(group)?;
+            placing.layout.places.push(place);
+        }
+        group += placed.max(1);
     }
     Ok(placing.layout)
 }
@@ -93,6 +98,45 @@ impl Placing<'_> {
             .map(|behind| behind + stride * u64::from(group) % (last - behind + 1))
             .filter(|&at| at < last)
             .unwrap_or(first)
+    }
+
+    /// A flex group whose bitmaps and tables all lie in one row, as most do, is placed at once; the result is what
+    /// placing one structure after the other comes to. Returns how many groups that were.
+    fn place_regular(&mut self, group: u32) -> u32 {
+        let numbers = self.numbers;
+        let size = 1 << numbers.log_groups_per_flex;
+        let count = size.min(numbers.group_count - group);
+        if count == 1 || group % size != 0 {
+            return 0;
+        }
+        let last = numbers.group_last_block(group + count - 1);
+        let (each, itable_blocks) = (u64::from(count), u64::from(numbers.itable_blocks));
+        let len = each * (2 + itable_blocks);
+        let wide = each.min(u64::from(numbers.blocks_per_group) / 4);
+        let first = numbers.group_first_block(group);
+        let Some(start) = self.find(first, wide, last) else {
+            return 0;
+        };
+        let row = Run { start, len };
+        if row.end() > numbers.blocks_count || self.space.used_in(row) > 0 {
+            return 0;
+        }
+        self.space.mark(row);
+        self.touch(row);
+        for index in 0..each {
+            self.layout.places.push(GroupPlace {
+                block_bitmap: start + index,
+                inode_bitmap: start + each + index,
+                inode_table: start + 2 * each + index * itable_blocks,
+            });
+        }
+        count
+    }
+
+    fn touch(&mut self, run: Run) {
+        for group in self.numbers.group_of(run.start)..=self.numbers.group_of(run.end() - 1) {
+            self.layout.touched[group as usize] = true;
+        }
     }
 
     /// Behind the same structure of the group before; the first of each kind leaves room for the others.
@@ -152,11 +196,9 @@ impl Placing<'_> {
             Some(at) => at,
             None => self.find_or_fail(numbers.first_data_block.into(), len, last)?,
         };
-        let block = self.take(at, len)?;
-        for group in numbers.group_of(block)..=numbers.group_of(block + len - 1) {
-            self.layout.touched[group as usize] = true;
-        }
-        Ok(block)
+        let start = self.take(at, len)?;
+        self.touch(Run { start, len });
+        Ok(start)
     }
 
     /// A free run that begins from `from` to before `last`, or from the volume's start when there is none.

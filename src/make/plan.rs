@@ -138,9 +138,7 @@ impl Plan {
             free: Vec::new(),
         };
         plan.place_files()?;
-        plan.free = (0..plan.numbers.group_count)
-            .map(|group| plan.count_free(group) as u32)
-            .collect();
+        plan.free = plan.count_all_free();
         Ok(plan)
     }
 
@@ -211,6 +209,30 @@ impl Plan {
 
     fn count_free(&self, group: u32) -> u64 {
         self.numbers.group_blocks(group) - self.space.used_in(self.group_run(group))
+    }
+
+    /// Of every group, in one walk.
+    fn count_all_free(&self) -> Vec<u32> {
+        let numbers = &self.numbers;
+        let mut free: Vec<u32> = (0..numbers.group_count)
+            .map(|group| numbers.group_blocks(group) as u32)
+            .collect();
+        let first = numbers.first_data_block.into();
+        let all = Run {
+            start: first,
+            len: numbers.blocks_count - first,
+        };
+        for used in self.space.overlaps(all) {
+            for group in numbers.group_of(used.start)..=numbers.group_of(used.end() - 1) {
+                let group_run = self.group_run(group);
+                let (start, end) = (
+                    used.start.max(group_run.start),
+                    used.end().min(group_run.end()),
+                );
+                free[group as usize] -= (end - start) as u32;
+            }
+        }
+        free
     }
 
     /// Inodes in use, all of them in the first group.

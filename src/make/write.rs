@@ -2,50 +2,40 @@
 //!
 //! Source: the kernel's ext4 documentation, "Layout", "Block Group Descriptors" (the UNINIT flags).
 //! Invariants: a group whose inode table was not zeroed throughout says so; the primary superblock goes last, behind
-//! a sync of everything else.
+//! a sync of everything else; the jobs of one phase write to different places, and in any order the same bytes.
 
 mod files;
+mod groups;
+mod table;
 
 use super::space::Run;
 use super::{MakeError, Plan, superblock};
 use crate::device::Device;
 use crate::error::Result;
-use crate::format::checksum;
 use crate::format::geometry::Geometry;
-use crate::format::group::{self, GroupDesc};
 use crate::format::superblock::Superblock;
-use crate::ids::{FsBlock, GroupIndex};
-use std::cell::Cell;
+use crate::sync::{Mutex, Rank};
+use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use table::Table;
 
 /// What may hold the signature of an older volume: the first MiB and the last 64 KiB.
 const WIPE_HEAD: u64 = 1 << 20;
 const WIPE_TAIL: u64 = 64 << 10;
+/// Bytes zeroed, and groups described or filled, by one job.
+const ZERO_PIECE: u64 = 1 << 30;
+const GROUPS_PIECE: u32 = 4096;
+
 /// Writes the file system; the device must be at least `plan.len()` bytes long. Durable when it returns.
 pub fn write(plan: &Plan, device: &dyn Device) -> Result<(), MakeError> {
-    write_watched(plan, device, &|_, _| {})
-}
-
-/// The same; `watch` hears now and then how many groups of how many are done.
-pub fn write_watched(
-    plan: &Plan,
-    device: &dyn Device,
-    watch: &dyn Fn(u64, u64),
-) -> Result<(), MakeError> {
-    plan.check_device(device)?;
-    let geo = Superblock::parse(&superblock::bytes(plan, 0, 0))?.geometry(plan.len())?;
-    let writer = Writer {
-        plan,
-        device,
-        geo,
-        written: Cell::new(0),
-        watch,
-    };
-    writer.wipe()?;
-    writer.zero_inode_tables()?;
-    writer.files()?;
-    let descriptors = writer.groups()?;
-    writer.superblocks(&descriptors)?;
-    Ok(())
+    let writing = Writing::new(plan, device)?;
+    for phase in Phase::ALL {
+        for job in writing.begin(phase)? {
+            writing.run(job)?;
+        }
+    }
+    Ok(writing.finish()?)
 }
 
 /// Shows the features that were hidden, in every copy of the superblock.
@@ -67,16 +57,95 @@ pub fn reveal_features(plan: &Plan, device: &dyn Device) -> Result<(), MakeError
     Ok(device.sync()?)
 }
 
-struct Writer<'a> {
+/// What is written before what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Inode tables are zeroed.
+    Tables,
+    /// The files are written, the groups described.
+    Groups,
+    /// Bitmaps, descriptors and backups are written.
+    Copies,
+}
+
+impl Phase {
+    pub const ALL: [Self; 3] = [Self::Tables, Self::Groups, Self::Copies];
+}
+
+/// A part of a phase; all of them may run at once.
+#[derive(Clone, Debug)]
+pub enum Job {
+    Zero(Run),
+    Describe(Range<u32>),
+    Bitmaps(Range<u32>),
+    /// The superblock and the descriptors that lie in one group.
+    Copy(u32),
+}
+
+/// A file system that is being written: each phase in turn is begun, then its jobs are run; then it is finished.
+pub struct Writing<'a> {
     plan: &'a Plan,
     device: &'a dyn Device,
     geo: Geometry,
     /// Bytes, without zeroes.
-    written: Cell<u64>,
-    watch: &'a dyn Fn(u64, u64),
+    written: AtomicU64,
+    /// What the groups' jobs came to: the first group, its and the following descriptors.
+    described: Mutex<Vec<(u32, Vec<u8>)>>,
+    /// All descriptors, and how much had been written when they were there.
+    descriptors: OnceLock<(Table, u64)>,
 }
 
-impl Writer<'_> {
+impl<'a> Writing<'a> {
+    pub fn new(plan: &'a Plan, device: &'a dyn Device) -> Result<Self, MakeError> {
+        plan.check_device(device)?;
+        let geo = Superblock::parse(&superblock::bytes(plan, 0, 0))?.geometry(plan.len())?;
+        Ok(Self {
+            plan,
+            device,
+            geo,
+            written: AtomicU64::new(0),
+            described: Mutex::new(Rank::Leaf, Vec::new()),
+            descriptors: OnceLock::new(),
+        })
+    }
+
+    /// Prepares a phase, once the jobs of the one before are done.
+    pub fn begin(&self, phase: Phase) -> Result<Vec<Job>> {
+        match phase {
+            Phase::Tables => {
+                self.wipe()?;
+                Ok(self.tables_to_zero().into_iter().map(Job::Zero).collect())
+            }
+            Phase::Groups => {
+                self.files()?;
+                Ok(self.pieces().map(Job::Describe).collect())
+            }
+            Phase::Copies => {
+                self.gather();
+                Ok(self.copies())
+            }
+        }
+    }
+
+    pub fn run(&self, job: Job) -> Result<()> {
+        match job {
+            Job::Zero(run) => self.zero(run),
+            Job::Describe(groups) => self.describe(groups),
+            Job::Bitmaps(groups) => self.bitmaps(groups),
+            Job::Copy(group) => self.copy(group),
+        }
+    }
+
+    /// Durable when it returns.
+    pub fn finish(&self) -> Result<()> {
+        self.device.sync()?;
+        self.put(
+            crate::format::superblock::OFFSET,
+            &superblock::bytes(self.plan, self.kbytes(), 0),
+        )?;
+        self.device.sync()
+    }
+
     fn wipe(&self) -> Result<()> {
         if self.plan.options.zeroed {
             return Ok(());
@@ -94,139 +163,72 @@ impl Writer<'_> {
     }
 
     /// All tables, neighbours at once; lazily, only what inodes in use need.
-    fn zero_inode_tables(&self) -> Result<()> {
-        if self.plan.options.zeroed {
-            return Ok(());
-        }
-        let numbers = &self.plan.numbers;
-        if self.is_lazy() {
-            let used = self.plan.used_inodes() * numbers.inode_size;
-            let run = Run {
-                start: self.plan.groups[0].inode_table,
-                len: used.div_ceil(numbers.block_size).into(),
-            };
-            return self.zero(run);
-        }
-        let len = u64::from(numbers.itable_blocks);
-        let mut pending: Option<Run> = None;
-        for place in &self.plan.groups {
-            let table = Run {
-                start: place.inode_table,
-                len,
-            };
-            pending = match pending {
-                Some(run) if run.end() == table.start => Some(Run {
-                    len: run.len + len,
-                    ..run
-                }),
-                Some(run) => {
-                    self.zero(run)?;
-                    Some(table)
-                }
-                None => Some(table),
-            };
-        }
-        pending.map_or(Ok(()), |run| self.zero(run))
-    }
-
-    /// The bitmaps; returns the descriptor table.
-    fn groups(&self) -> Result<Vec<u8>> {
-        let numbers = &self.plan.numbers;
-        let desc_size = numbers.desc_size as usize;
-        let mut table = vec![0u8; numbers.desc_blocks as usize * numbers.block_size as usize];
-        for (index, bytes) in (0..numbers.group_count).zip(table.chunks_exact_mut(desc_size)) {
-            if index % 256 == 0 {
-                (self.watch)(index.into(), numbers.group_count.into());
-            }
-            let desc = self.group(index)?;
-            desc.write_to(bytes, &self.geo, GroupIndex::new(index));
-        }
-        Ok(table)
-    }
-
-    /// One group's bitmaps, where something must be written, and its descriptor.
-    fn group(&self, index: u32) -> Result<GroupDesc> {
-        let numbers = &self.plan.numbers;
-        let place = self.plan.groups[index as usize];
-        let lazy = self.geo.features.group_csum();
-        let used_inodes = if index == 0 {
-            self.plan.used_inodes()
-        } else {
-            0
-        };
-        let free_inodes = numbers.inodes_per_group - used_inodes;
-        let mut desc = GroupDesc {
-            block_bitmap: FsBlock::new(place.block_bitmap),
-            inode_bitmap: FsBlock::new(place.inode_bitmap),
-            inode_table: FsBlock::new(place.inode_table),
-            free_blocks: (self.plan.group_free_blocks(index) >> numbers.cluster_bits) as u32,
-            free_inodes,
-            used_dirs: if index == 0 { 2 } else { 0 },
-            flags: 0,
-            block_bitmap_csum: 0,
-            inode_bitmap_csum: 0,
-            itable_unused: if lazy { free_inodes } else { 0 },
-        };
-        if lazy && !self.is_lazy() {
-            desc.flags |= group::flag::INODE_ZEROED;
-        }
-        if lazy && self.plan.block_bitmap_implied(index) {
-            desc.flags |= group::flag::BLOCK_UNINIT;
-        } else {
-            let bitmap = self.block_bitmap(index);
-            desc.block_bitmap_csum = checksum::block_bitmap(&self.geo, &bitmap);
-            self.put_block(place.block_bitmap, &bitmap)?;
-        }
-        if lazy && used_inodes == 0 {
-            desc.flags |= group::flag::INODE_UNINIT;
-        } else {
-            let mut bitmap = self.zeroed_block();
-            set_bits(&mut bitmap, 0..used_inodes as usize);
-            let bits = bitmap.len() * 8;
-            set_bits(&mut bitmap, numbers.inodes_per_group as usize..bits);
-            desc.inode_bitmap_csum = checksum::inode_bitmap(&self.geo, &bitmap);
-            self.put_block(place.inode_bitmap, &bitmap)?;
-        }
-        Ok(desc)
-    }
-
-    fn block_bitmap(&self, index: u32) -> Vec<u8> {
-        let numbers = &self.plan.numbers;
-        let first = numbers.group_first_block(index);
-        let mut bitmap = self.zeroed_block();
-        for run in self.plan.used_runs(index) {
-            let (start, end) = (run.start - first, run.end() - first);
-            let clusters = start >> numbers.cluster_bits..end.div_ceil(self.plan.cluster_blocks());
-            set_bits(&mut bitmap, clusters.start as usize..clusters.end as usize);
-        }
-        let clusters = numbers
-            .group_blocks(index)
-            .div_ceil(self.plan.cluster_blocks());
-        let bits = bitmap.len() * 8;
-        set_bits(&mut bitmap, clusters as usize..bits);
-        bitmap
-    }
-
-    fn superblocks(&self, descriptors: &[u8]) -> Result<()> {
+    fn tables_to_zero(&self) -> Vec<Run> {
         let numbers = &self.plan.numbers;
         let block_size = u64::from(numbers.block_size);
-        for group in 0..numbers.group_count {
-            if let Some((block, table)) = numbers.descriptors(group) {
-                let (start, end) = (table.start as usize, table.end as usize);
-                let size = numbers.block_size as usize;
-                self.put(block * block_size, &descriptors[start * size..end * size])?;
-            }
-            if group > 0 && numbers.has_super(group) {
-                let bytes = superblock::bytes(self.plan, self.kbytes(), group);
-                self.put(numbers.super_block(group) * block_size, &bytes)?;
+        if self.plan.options.zeroed {
+            return Vec::new();
+        }
+        if self.is_lazy() {
+            let used = self.plan.used_inodes() * numbers.inode_size;
+            return vec![Run {
+                start: self.plan.groups[0].inode_table,
+                len: used.div_ceil(numbers.block_size).into(),
+            }];
+        }
+        let mut runs = Vec::<Run>::new();
+        for place in &self.plan.groups {
+            let (start, len) = (place.inode_table, u64::from(numbers.itable_blocks));
+            match runs.last_mut() {
+                Some(run) if run.end() == start && run.len * block_size < ZERO_PIECE => {
+                    run.len += len;
+                }
+                _ => runs.push(Run { start, len }),
             }
         }
-        self.device.sync()?;
-        self.put(
-            crate::format::superblock::OFFSET,
-            &superblock::bytes(self.plan, self.kbytes(), 0),
-        )?;
-        self.device.sync()
+        runs
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Range<u32>> + use<> {
+        let count = self.plan.numbers.group_count;
+        (0..count)
+            .step_by(GROUPS_PIECE as usize)
+            .map(move |start| start..start.saturating_add(GROUPS_PIECE).min(count))
+    }
+
+    /// The copies of the descriptor table and the bitmaps in turn: the first wait for the device, the others do not.
+    fn copies(&self) -> Vec<Job> {
+        let numbers = &self.plan.numbers;
+        let has_copy =
+            |&group: &u32| numbers.has_super(group) || numbers.descriptors(group).is_some();
+        let copies = (0..numbers.group_count).filter(has_copy);
+        let mut copies = copies.map(Job::Copy).collect::<Vec<_>>().into_iter();
+        let pieces: Vec<_> = self.pieces().collect();
+        let share = copies.len().div_ceil(pieces.len());
+        let mut jobs = Vec::with_capacity(copies.len() + pieces.len());
+        for piece in pieces {
+            jobs.extend(copies.by_ref().take(share));
+            jobs.push(Job::Bitmaps(piece));
+        }
+        jobs
+    }
+
+    fn copy(&self, group: u32) -> Result<()> {
+        let numbers = &self.plan.numbers;
+        let block_size = u64::from(numbers.block_size);
+        let Some((descriptors, written)) = self.descriptors.get() else {
+            return Ok(());
+        };
+        if let Some((block, table)) = numbers.descriptors(group) {
+            let size = numbers.block_size as usize;
+            let (start, end) = (table.start as usize * size, table.end as usize * size);
+            self.put(block * block_size, &descriptors.bytes()[start..end])?;
+        }
+        if group > 0 && numbers.has_super(group) {
+            let bytes = superblock::bytes(self.plan, written >> 10, group);
+            self.put(numbers.super_block(group) * block_size, &bytes)?;
+        }
+        Ok(())
     }
 
     fn put_block(&self, block: u64, bytes: &[u8]) -> Result<()> {
@@ -234,8 +236,9 @@ impl Writer<'_> {
     }
 
     fn put(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.written.set(self.written.get() + bytes.len() as u64);
-        self.device.write_at(offset, bytes)
+        self.written
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.device.write_behind(offset, bytes)
     }
 
     fn zero(&self, run: Run) -> Result<()> {
@@ -248,17 +251,10 @@ impl Writer<'_> {
     }
 
     fn kbytes(&self) -> u64 {
-        self.written.get() >> 10
+        self.written.load(Ordering::Relaxed) >> 10
     }
 
     fn zeroed_block(&self) -> Vec<u8> {
         vec![0u8; self.plan.numbers.block_size as usize]
-    }
-}
-
-fn set_bits(bitmap: &mut [u8], range: std::ops::Range<usize>) {
-    use bitvec::prelude::{BitSlice, Lsb0};
-    if !range.is_empty() {
-        BitSlice::<u8, Lsb0>::from_slice_mut(bitmap)[range].fill(true);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::super::plan::{FilePlace, MapKind, QuotaFile};
 use super::super::{resize, tree};
-use super::Writer;
+use super::Writing;
 use crate::error::Result;
 use crate::format::checksum::{self, BlockKind};
 use crate::format::dirent;
@@ -22,7 +22,7 @@ const LOST_FOUND: InodeNumber = InodeNumber::new(11);
 const ORPHAN_MAGIC: u32 = 0x0b10_ca04;
 const DIRECTORY_TYPE: u8 = 2;
 
-impl Writer<'_> {
+impl Writing<'_> {
     pub(super) fn files(&self) -> Result<()> {
         let bad_blocks = Inode {
             extra_isize: 0,
