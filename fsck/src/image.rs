@@ -24,8 +24,8 @@ pub enum Stage {
     Summary,
 }
 
-/// Clean blocks that are kept.
-const CLEAN_MAX: usize = 4096;
+/// Bytes of clean blocks that are kept.
+const CLEAN_MAX: usize = 1 << 20;
 
 pub struct Image {
     device: Arc<dyn Device>,
@@ -68,7 +68,7 @@ impl Image {
         self.device.read_at(self.offset(block)?, &mut bytes)?;
         let bytes: Arc<[u8]> = bytes.into();
         let mut state = self.state();
-        if state.clean.len() >= CLEAN_MAX {
+        if state.clean.len() * self.block_size >= CLEAN_MAX {
             state.clean.clear();
         }
         state.clean.insert(block, Arc::clone(&bytes));

@@ -9,6 +9,7 @@ mod entry;
 mod index;
 mod inline;
 mod leaf;
+mod probe;
 
 pub use inline::{drop_value as drop_inline_value, entries as inline_entries};
 
@@ -48,13 +49,44 @@ pub struct Directory {
 impl Fsck<'_, '_> {
     pub fn pass2(&mut self) -> Result<()> {
         let all: Vec<u32> = self.dirs.keys().copied().collect();
-        for (done, ino) in all.iter().enumerate() {
+        self.report.progress(2, 0, all.len() as u64)?;
+        let mut found = probe::all(self, &all)?;
+        // Of two directories that hold the same third the first has it: that is for the serial look to find.
+        found.parents.sort_unstable();
+        let twice = found.parents.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        if twice {
+            found = probe::Found {
+                suspects: all,
+                ..probe::Found::default()
+            };
+        }
+        self.take(&found);
+        found.suspects.sort_unstable();
+        let first = self.dirs.len().saturating_sub(found.suspects.len());
+        for (done, ino) in found.suspects.iter().enumerate() {
             if done % 64 == 0 {
-                self.report.progress(2, done as u64, all.len() as u64)?;
+                let done = (first + done) as u64;
+                self.report.progress(2, done, self.dirs.len() as u64)?;
             }
             self.directory(*ino)?;
         }
         Ok(())
+    }
+
+    fn take(&mut self, found: &probe::Found) {
+        for ino in &found.targets {
+            self.inodes.found(*ino);
+        }
+        for (ino, dotdot) in &found.dotdots {
+            if let Some(dir) = self.dirs.get_mut(ino) {
+                dir.dotdot = *dotdot;
+            }
+        }
+        for (ino, parent) in &found.parents {
+            if let Some(dir) = self.dirs.get_mut(ino) {
+                dir.parent = *parent;
+            }
+        }
     }
 
     fn directory(&mut self, ino: u32) -> Result<()> {

@@ -117,6 +117,7 @@ impl Fsck<'_, '_> {
         }
         let bytes = self.contents(&raw)?;
         let (old, wrong) = match read(&bytes, kind) {
+            Some(old) if !header_is_sound(&bytes) => (old, Some(Problem::QuotaFileBad)),
             Some(old) => {
                 let wrong = !agrees(&old, usage);
                 (old, wrong.then_some(Problem::QuotaUsage))
@@ -202,6 +203,13 @@ fn agrees(old: &Entries, usage: &BTreeMap<u32, Usage>) -> bool {
     let gone =
         |(id, entry): (&u32, &Entry)| usage.contains_key(id) || entry.usage() == Usage::default();
     usage.iter().all(same) && old.iter().all(gone)
+}
+
+/// Whether the lists of free blocks lie in the blocks that are counted, and these in the file.
+fn header_is_sound(bytes: &[u8]) -> bool {
+    let blocks = le32(bytes, INFO + 12);
+    let lists = [le32(bytes, INFO + 16), le32(bytes, INFO + 20)];
+    lists.iter().all(|list| *list < blocks) && blocks as usize <= bytes.len() / BLOCK
 }
 
 /// The entries of a file; `None` when it is none of this kind.

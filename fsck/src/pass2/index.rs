@@ -6,12 +6,14 @@
 use super::Directory;
 use crate::Result;
 use crate::dirblock;
+use crate::image::Image;
 use crate::map::Map;
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use uext4::format::checksum::{self, BlockKind};
 use uext4::format::dirhash::Hasher;
+use uext4::format::geometry::Geometry;
 use uext4::format::htree::{self, Node};
 use uext4::ids::FsBlock;
 
@@ -97,114 +99,11 @@ impl Fsck<'_, '_> {
         map: &Map,
         blocks: u64,
     ) -> Result<std::result::Result<Index, Wrong>> {
-        let bad = |label, lblk| Ok(Err((Problem::HtreeIndex, label, lblk)));
-        let Some(root) = map.find(0) else {
-            return bad("no root", 0);
+        let reader = Reader {
+            image: &self.image,
+            geo: &self.geo,
         };
-        let bytes = self.image.read(root)?;
-        let shape =
-            dirblock::rec_len(&bytes, 0) == 12 && dirblock::rec_len(&bytes, 12) + 12 == bytes.len();
-        if !shape {
-            return bad("root", 0);
-        }
-        dir.nodes.insert(0);
-        let Ok((info, node)) = htree::parse_root(&bytes, &self.geo) else {
-            return bad("root", 0);
-        };
-        if self.sum_is_wrong(dir, root, &bytes) {
-            return Ok(Err((Problem::HtreeChecksum, "root", 0)));
-        }
-        let known = matches!(info.hash_version, 0..=2) || info.hash_version == 6 && dir.casefold;
-        if !known {
-            return bad("hash version", 0);
-        }
-        let hasher = if dir.casefold {
-            None
-        } else {
-            Hasher::new(&self.geo, info.hash_version)
-        };
-        let mut walk = Walk {
-            blocks,
-            index: Index {
-                hasher,
-                leaves: BTreeMap::new(),
-            },
-        };
-        let range = (0, u32::MAX);
-        let levels = info.indirect_levels;
-        if let Err(wrong) = self.node(dir, map, &mut walk, &bytes, node, levels, range)? {
-            return Ok(Err(wrong));
-        }
-        Ok(Ok(walk.index))
-    }
-
-    fn sum_is_wrong(&self, dir: &Directory, block: u64, bytes: &[u8]) -> bool {
-        let kind = BlockKind::Directory { seed: dir.seed };
-        checksum::verify(kind, &self.geo, FsBlock::new(block), bytes).is_err()
-    }
-
-    #[allow(clippy::too_many_arguments)] // the state of a recursion
-    fn node(
-        &mut self,
-        dir: &mut Directory,
-        map: &Map,
-        walk: &mut Walk,
-        bytes: &[u8],
-        node: Node,
-        levels: u8,
-        (low, high): (u32, u32),
-    ) -> Result<std::result::Result<(), Wrong>> {
-        let mut before = low;
-        for entry in 0..node.count() {
-            let from = if entry == 0 {
-                low
-            } else {
-                node.hash(bytes, entry).unwrap_or(low)
-            };
-            let to = if entry + 1 < node.count() {
-                node.hash(bytes, entry + 1).unwrap_or(high)
-            } else {
-                high
-            };
-            let lblk = u64::from(node.child(bytes, entry).get());
-            if entry > 0 && (from & !1) < (before & !1) || (to & !1) < (from & !1) {
-                return Ok(Err((Problem::HtreeIndex, "order", lblk)));
-            }
-            before = from;
-            if lblk == 0 || lblk >= walk.blocks {
-                return Ok(Err((Problem::HtreeIndex, "block number", lblk)));
-            }
-            if levels == 0 {
-                let leaf = Leaf {
-                    from,
-                    to,
-                    lowest: u32::MAX,
-                    highest: 0,
-                };
-                if dir.nodes.contains(&lblk) || walk.index.leaves.insert(lblk, leaf).is_some() {
-                    return Ok(Err((Problem::HtreeIndex, "block twice", lblk)));
-                }
-                continue;
-            }
-            let Some(block) = map.find(lblk) else {
-                return Ok(Err((Problem::HtreeIndex, "hole", lblk)));
-            };
-            let child = self.image.read(block)?;
-            let Ok(below) = htree::parse_node(&child, &self.geo) else {
-                return Ok(Err((Problem::HtreeIndex, "node", lblk)));
-            };
-            if !dir.nodes.insert(lblk) {
-                return Ok(Err((Problem::HtreeIndex, "block twice", lblk)));
-            }
-            if self.sum_is_wrong(dir, block, &child) {
-                return Ok(Err((Problem::HtreeChecksum, "node", lblk)));
-            }
-            let range = (from, to);
-            if let Err(wrong) = self.node(dir, map, walk, &child, below, levels - 1, range)? {
-                return Ok(Err(wrong));
-            }
-        }
-        Ok(Ok(()))
+        reader.walk(dir.seed, dir.casefold, &mut dir.nodes, map, blocks)
     }
 
     /// Once all leaves were read: every block has its place, every name is where its hash belongs.
@@ -240,6 +139,159 @@ impl Fsck<'_, '_> {
             self.refuse(dir, &map, (Problem::HtreeIndex, label, lblk))?;
         }
         Ok(())
+    }
+}
+
+/// Where an index is read from.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    pub image: &'a Image,
+    pub geo: &'a Geometry,
+}
+
+impl Reader<'_> {
+    /// Which blocks are nodes, also where the walk ends early; and what the index says of each leaf.
+    pub fn walk(
+        &self,
+        seed: u32,
+        casefold: bool,
+        nodes: &mut HashSet<u64>,
+        map: &Map,
+        blocks: u64,
+    ) -> Result<std::result::Result<Index, Wrong>> {
+        let bad = |label, lblk| Ok(Err((Problem::HtreeIndex, label, lblk)));
+        let Some(root) = map.find(0) else {
+            return bad("no root", 0);
+        };
+        let bytes = self.image.read(root)?;
+        let shape =
+            dirblock::rec_len(&bytes, 0) == 12 && dirblock::rec_len(&bytes, 12) + 12 == bytes.len();
+        if !shape {
+            return bad("root", 0);
+        }
+        nodes.insert(0);
+        let Ok((info, node)) = htree::parse_root(&bytes, self.geo) else {
+            return bad("root", 0);
+        };
+        if self.sum_is_wrong(seed, root, &bytes) {
+            return Ok(Err((Problem::HtreeChecksum, "root", 0)));
+        }
+        let known = matches!(info.hash_version, 0..=2) || info.hash_version == 6 && casefold;
+        if !known {
+            return bad("hash version", 0);
+        }
+        let hasher = if casefold {
+            None
+        } else {
+            Hasher::new(self.geo, info.hash_version)
+        };
+        let mut walk = Walk {
+            blocks,
+            index: Index {
+                hasher,
+                leaves: BTreeMap::new(),
+            },
+        };
+        let range = (0, u32::MAX);
+        let levels = info.indirect_levels;
+        if let Err(wrong) = self.node((seed, nodes), map, &mut walk, &bytes, node, levels, range)? {
+            return Ok(Err(wrong));
+        }
+        Ok(Ok(walk.index))
+    }
+
+    fn sum_is_wrong(&self, seed: u32, block: u64, bytes: &[u8]) -> bool {
+        let kind = BlockKind::Directory { seed };
+        checksum::verify(kind, self.geo, FsBlock::new(block), bytes).is_err()
+    }
+
+    #[allow(clippy::too_many_arguments)] // the state of a recursion
+    fn node(
+        &self,
+        (seed, nodes): (u32, &mut HashSet<u64>),
+        map: &Map,
+        walk: &mut Walk,
+        bytes: &[u8],
+        node: Node,
+        levels: u8,
+        (low, high): (u32, u32),
+    ) -> Result<std::result::Result<(), Wrong>> {
+        let mut before = low;
+        for entry in 0..node.count() {
+            let from = if entry == 0 {
+                low
+            } else {
+                node.hash(bytes, entry).unwrap_or(low)
+            };
+            let to = if entry + 1 < node.count() {
+                node.hash(bytes, entry + 1).unwrap_or(high)
+            } else {
+                high
+            };
+            let lblk = u64::from(node.child(bytes, entry).get());
+            if entry > 0 && (from & !1) < (before & !1) || (to & !1) < (from & !1) {
+                return Ok(Err((Problem::HtreeIndex, "order", lblk)));
+            }
+            before = from;
+            if lblk == 0 || lblk >= walk.blocks {
+                return Ok(Err((Problem::HtreeIndex, "block number", lblk)));
+            }
+            if levels == 0 {
+                let leaf = Leaf {
+                    from,
+                    to,
+                    lowest: u32::MAX,
+                    highest: 0,
+                };
+                if nodes.contains(&lblk) || walk.index.leaves.insert(lblk, leaf).is_some() {
+                    return Ok(Err((Problem::HtreeIndex, "block twice", lblk)));
+                }
+                continue;
+            }
+            let Some(block) = map.find(lblk) else {
+                return Ok(Err((Problem::HtreeIndex, "hole", lblk)));
+            };
+            let child = self.image.read(block)?;
+            let Ok(below) = htree::parse_node(&child, self.geo) else {
+                return Ok(Err((Problem::HtreeIndex, "node", lblk)));
+            };
+            if !nodes.insert(lblk) {
+                return Ok(Err((Problem::HtreeIndex, "block twice", lblk)));
+            }
+            if self.sum_is_wrong(seed, block, &child) {
+                return Ok(Err((Problem::HtreeChecksum, "node", lblk)));
+            }
+            let range = (from, to);
+            if let Err(wrong) =
+                self.node((seed, nodes), map, walk, &child, below, levels - 1, range)?
+            {
+                return Ok(Err(wrong));
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+impl Index {
+    /// Every block is a node or a leaf.
+    pub fn has_all(&self, nodes: &HashSet<u64>, blocks: u64) -> bool {
+        (1..blocks).all(|lblk| nodes.contains(&lblk) || self.leaves.contains_key(&lblk))
+    }
+
+    /// Whether a name's hash belongs into this leaf.
+    pub fn is_place_of(&self, lblk: u64, name: &[u8]) -> bool {
+        let Some(leaf) = self.leaves.get(&lblk) else {
+            return false;
+        };
+        let Some(hasher) = &self.hasher else {
+            return true;
+        };
+        let hash = hasher.hash(name).hash;
+        let past = match leaf.to & 1 {
+            1 => hash > leaf.to,
+            _ => hash >= leaf.to,
+        };
+        hash >= leaf.from & !1 && (!past || leaf.to == u32::MAX)
     }
 }
 

@@ -71,7 +71,7 @@ impl Fsck<'_, '_> {
     }
 }
 
-fn is_sound(bytes: &[u8], at: usize, end: usize) -> bool {
+pub fn is_sound(bytes: &[u8], at: usize, end: usize) -> bool {
     let left = end - at;
     if left < SHORTEST {
         return false;

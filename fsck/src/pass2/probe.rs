@@ -1,0 +1,283 @@
+//! The parallel part of pass 2: directories in chunks, a thread each, large reads, nothing written.
+//!
+//! Source: the kernel's ext4 documentation, "Linear (Classic) Directories", "Hash Tree Directories".
+//! Invariants: only a directory that is in order in every respect counts; any other adds nothing but its number to
+//! `suspects`, and is left to the serial look, which asks and repairs.
+
+use super::index::{Index, Reader};
+use crate::dirblock::{self, HEADER};
+use crate::groups::Group;
+use crate::inodes::{Inodes, known};
+use crate::map::Map;
+use crate::session::{Fsck, read_inode};
+use crate::{Result, Stop};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use uext4::format::checksum::{self, BlockKind};
+use uext4::format::features::incompat;
+use uext4::format::inode::flag;
+use uext4::ids::FsBlock;
+
+/// Bytes of a directory that are read at once.
+const READ_SIZE: u64 = 1 << 17;
+const THREADS_MAX: usize = 8;
+/// Directories that a thread takes at once.
+const CHUNK: usize = 32;
+
+/// What the directories in order hold.
+#[derive(Default)]
+pub struct Found {
+    /// Targets of entries, "." included.
+    pub targets: Vec<u32>,
+    /// Directories with who holds them.
+    pub parents: Vec<(u32, u32)>,
+    /// Directories with what their ".." says.
+    pub dotdots: Vec<(u32, u32)>,
+    pub suspects: Vec<u32>,
+}
+
+pub fn all(fsck: &Fsck<'_, '_>, dirs: &[u32]) -> Result<Found> {
+    let reader = Reader {
+        image: &fsck.image,
+        geo: &fsck.geo,
+    };
+    let (groups, inodes) = (&fsck.groups, &fsck.inodes);
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
+    let threads = threads.min(dirs.len() / CHUNK + 1);
+    let work = || -> Result<Found> {
+        let mut scan = Scan {
+            reader,
+            groups,
+            inodes,
+            found: Found::default(),
+            names: Vec::new(),
+            dotdot: 0,
+        };
+        loop {
+            let first = next.fetch_add(CHUNK, Ordering::Relaxed);
+            let Some(rest) = dirs.get(first..) else {
+                return Ok(scan.found);
+            };
+            for ino in rest.iter().take(CHUNK) {
+                scan.directory(*ino)?;
+            }
+        }
+    };
+    let results: Vec<Result<Found>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut results = vec![work()];
+        for handle in handles {
+            results.push(handle.join().unwrap_or(Err(Stop::Cancelled)));
+        }
+        results
+    });
+    let mut all = Found::default();
+    for one in results {
+        let one = one?;
+        all.targets.extend(one.targets);
+        all.parents.extend(one.parents);
+        all.dotdots.extend(one.dotdots);
+        all.suspects.extend(one.suspects);
+    }
+    Ok(all)
+}
+
+struct Scan<'a> {
+    reader: Reader<'a>,
+    groups: &'a [Group],
+    inodes: &'a Inodes,
+    found: Found,
+    /// Hashes of names: equal ones may be equal names.
+    names: Vec<u64>,
+    dotdot: u32,
+}
+
+impl Scan<'_> {
+    fn directory(&mut self, ino: u32) -> Result<()> {
+        let before = (self.found.targets.len(), self.found.parents.len());
+        self.names.clear();
+        self.dotdot = 0;
+        if self.is_in_order(ino)? {
+            self.found.targets.push(ino);
+            self.found.dotdots.push((ino, self.dotdot));
+        } else {
+            self.found.targets.truncate(before.0);
+            self.found.parents.truncate(before.1);
+            self.found.suspects.push(ino);
+        }
+        Ok(())
+    }
+
+    fn is_in_order(&mut self, ino: u32) -> Result<bool> {
+        let Reader { image, geo } = self.reader;
+        let raw = read_inode(image, geo, self.groups, ino)?;
+        let special = flag::INLINE_DATA | flag::ENCRYPT | flag::CASEFOLD;
+        let size = u64::from(geo.block_size);
+        if !raw.is_dir() || raw.flags() & special != 0 || !raw.size().is_multiple_of(size) {
+            return Ok(false);
+        }
+        let map = crate::map::read(image, geo, &raw)?;
+        let blocks = raw.size() / size;
+        if !covers(&map, blocks) {
+            return Ok(false);
+        }
+        let seed = raw.seed(geo, ino);
+        let (mut index, mut nodes) = (None, HashSet::new());
+        if raw.has(flag::INDEX) {
+            match self.reader.walk(seed, false, &mut nodes, &map, blocks)? {
+                Ok(found) if found.has_all(&nodes, blocks) => index = Some(found),
+                _ => return Ok(false),
+            }
+        }
+        let chunk = (READ_SIZE / size).max(1);
+        for run in &map.data {
+            let mut done = 0;
+            while done < run.len {
+                let now = chunk.min(run.len - done);
+                let bytes = image.read_run(run.pblk + done, now as usize)?;
+                for (at, part) in (done..).zip(bytes.chunks(size as usize)) {
+                    let (lblk, block) = (run.lblk + at, run.pblk + at);
+                    let skipped = lblk != 0 && nodes.contains(&lblk);
+                    if !skipped && !self.block(ino, seed, lblk, block, part, index.as_ref()) {
+                        return Ok(false);
+                    }
+                }
+                done += now;
+            }
+        }
+        self.names.sort_unstable();
+        Ok(self.names.is_sorted_by(|a, b| a < b))
+    }
+
+    fn block(
+        &mut self,
+        ino: u32,
+        seed: u32,
+        lblk: u64,
+        block: u64,
+        bytes: &[u8],
+        index: Option<&Index>,
+    ) -> bool {
+        let geo = self.reader.geo;
+        let is_root = lblk == 0 && index.is_some();
+        let sums = geo.features.metadata_csum();
+        if sums && !is_root {
+            let kind = BlockKind::Directory { seed };
+            let place = FsBlock::new(block);
+            if !dirblock::has_tail(bytes) || checksum::verify(kind, geo, place, bytes).is_err() {
+                return false;
+            }
+        }
+        let end = if is_root {
+            bytes.len()
+        } else {
+            dirblock::end(geo, bytes.len())
+        };
+        let mut at = 0;
+        let mut number = 0;
+        while at < end {
+            if !super::leaf::is_sound(bytes, at, end) {
+                return false;
+            }
+            let good = match (lblk, number) {
+                (0, 0) => self.dot(ino, bytes),
+                (0, 1) => self.dotdot(bytes, at),
+                _ => self.entry(ino, lblk, bytes, at, index),
+            };
+            if !good {
+                return false;
+            }
+            number += 1;
+            at += dirblock::rec_len(bytes, at);
+            if is_root && number == 2 {
+                return at == end;
+            }
+        }
+        lblk != 0 || number >= 2
+    }
+
+    fn has_type(&self, bytes: &[u8], at: usize, expected: u8) -> bool {
+        let with_types = self.reader.geo.features.has_incompat(incompat::FILETYPE);
+        let found = dirblock::file_type(bytes, at);
+        found == 0 || with_types && found == expected
+    }
+
+    fn dot(&self, ino: u32, bytes: &[u8]) -> bool {
+        dirblock::ino(bytes, 0) == ino
+            && dirblock::rec_len(bytes, 0) == 12
+            && bytes.get(6) == Some(&1)
+            && bytes.get(HEADER..HEADER + 2) == Some(b".\0")
+            && self.has_type(bytes, 0, 2)
+    }
+
+    fn dotdot(&mut self, bytes: &[u8], at: usize) -> bool {
+        self.dotdot = dirblock::ino(bytes, at);
+        self.dotdot != 0
+            && bytes.get(at + 6) == Some(&2)
+            && bytes.get(at + HEADER..at + HEADER + 3) == Some(b"..\0")
+            && self.has_type(bytes, at, 2)
+    }
+
+    fn entry(
+        &mut self,
+        dir: u32,
+        lblk: u64,
+        bytes: &[u8],
+        at: usize,
+        index: Option<&Index>,
+    ) -> bool {
+        let ino = dirblock::ino(bytes, at);
+        if ino == 0 {
+            return true;
+        }
+        let geo = self.reader.geo;
+        let length = dirblock::name_len(bytes, at);
+        let Some(name) = bytes.get(at + HEADER..at + HEADER + length) else {
+            return false;
+        };
+        let possible = ino >= geo.first_ino && ino <= geo.inodes_count && ino != dir;
+        let odd = name.is_empty() || name == b"." || name == b"..";
+        if !possible || odd || name.iter().any(|byte| *byte == b'/' || *byte == 0) {
+            return false;
+        }
+        let target = self.inodes.get(ino);
+        if target.file_type == 0
+            || target.flags & (known::SPECIAL | known::EA) != 0
+            || !self.has_type(bytes, at, target.file_type)
+            || index.is_some_and(|index| !index.is_place_of(lblk, name))
+        {
+            return false;
+        }
+        self.names.push(quick_hash(name));
+        self.found.targets.push(ino);
+        if target.file_type == 2 {
+            self.found.parents.push((ino, dir));
+        }
+        true
+    }
+}
+
+/// Every block of the directory has its place, in order and once.
+fn covers(map: &Map, blocks: u64) -> bool {
+    let mut next = 0;
+    for run in &map.data {
+        if run.lblk != next {
+            return false;
+        }
+        next = run.end();
+    }
+    next == blocks && blocks > 0
+}
+
+/// Good enough to tell names apart: equal hashes cost a second look, nothing else.
+fn quick_hash(name: &[u8]) -> u64 {
+    let mut hash = name.len() as u64;
+    for part in name.chunks(8) {
+        let mut word = [0; 8];
+        word[..part.len()].copy_from_slice(part);
+        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        hash ^= hash >> 29;
+    }
+    hash
+}
