@@ -5,6 +5,7 @@ mod corrupt;
 mod crash;
 mod evict_bench;
 mod install;
+mod memory_proof;
 mod rounds;
 mod rules;
 mod setup;
@@ -36,6 +37,8 @@ enum Task {
     Bench(bench::Options),
     /// Every way out of the thread about eviction, on the same workloads, under small caps.
     EvictBench(evict_bench::Options),
+    /// The daemon's resident memory stays within its cap: the long forms.
+    MemoryProof(memory_proof::Options),
     #[command(hide = true)]
     NullServer { directory: PathBuf },
     /// Kill the daemon under load, again and again, and look for what was fsynced.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&root(), &options),
         Task::Bench(options) => bench::run(&root(), &options),
         Task::EvictBench(options) => evict_bench::run(&root(), &options),
+        Task::MemoryProof(options) => memory_proof::run(&root(), &options),
         Task::NullServer { directory } => bench::null_server(&directory),
         Task::Killtest(options) => rounds::killtest(&root(), &options),
         Task::Filling(options) => rounds::filling(&root(), &options),
