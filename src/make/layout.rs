@@ -106,7 +106,7 @@ impl Placing<'_> {
         let numbers = self.numbers;
         let size = 1 << numbers.log_groups_per_flex;
         let count = size.min(numbers.group_count - group);
-        if count == 1 || group % size != 0 {
+        if count == 1 || !group.is_multiple_of(size) {
             return 0;
         }
         let last = numbers.group_last_block(group + count - 1);
@@ -148,7 +148,7 @@ impl Placing<'_> {
             count => u64::from(count),
         };
         let itable_blocks = u64::from(self.numbers.itable_blocks);
-        let before = if group % size == 0 {
+        let before = if group.is_multiple_of(size) {
             None
         } else {
             self.layout.places.last().copied()
