@@ -12,6 +12,10 @@
 //!    must not fail is served beyond the cap (counted).
 //! 7. Memory that is free again but still takes room (idle buffers, warm frames) stays within the cap.
 //! 8. At the end of a mount nothing is used (`leaks`).
+//! 9. What the kernel knows of inodes is charged and takes at most an eighth of the cap; nobody waits for it.
+//! 10. Whoever brings more inodes is held up in proportion to what is left to the evictor, and never for long.
+//!
+//! Each has a test that names it.
 //!
 //! A frame is one file system block, aligned for O_DIRECT, and counts for what is kept about it too. It may be taken
 //! under any lock but `Rank::Memory`, and dropped there too.
@@ -22,6 +26,7 @@ pub mod arena;
 mod deferred;
 mod dirty;
 pub mod gauges;
+mod inject;
 mod leak;
 mod ledger;
 mod pressure;
@@ -35,6 +40,7 @@ pub use account::Draw;
 pub use admission::{Credits, Need, Token};
 pub use arena::{Frame, IoBuffer};
 pub use gauges::{Charge, Class, Snapshot};
+pub use inject::{Inject, Point};
 pub use pressure::{Reclaimer, Relief};
 pub use reserves::Reserve;
 pub use waits::{WaitSnapshot, Waits};
@@ -83,6 +89,7 @@ pub struct Memory {
     waits: Waits,
     waits_in_reclaim: Waits,
     stats: Stats,
+    injected: OnceLock<Arc<dyn Inject>>,
     strict: bool,
 }
 
@@ -116,6 +123,7 @@ impl Memory {
             waits: Waits::default(),
             waits_in_reclaim: Waits::default(),
             stats: Stats::default(),
+            injected: OnceLock::new(),
             strict: std::env::var_os("UEXT4_STRICT").is_some(),
         })
     }
@@ -143,13 +151,16 @@ impl Memory {
 
     /// The same without asking any shrinker: for work inside of reclaim.
     pub fn admit_free(self: &Arc<Self>, need: Need) -> Option<Token> {
+        if !self.granted(Point::Admission) {
+            return None;
+        }
         let promised = self.ledger.promise(self.cost(need));
         promised.map(|_| Token::new(Arc::clone(self), need))
     }
 
     /// Out of a reserve, if it has that much.
     pub fn admit_from(self: &Arc<Self>, reserve: Reserve, need: Need) -> Option<Token> {
-        let drawn = self.ledger.draw(reserve, self.cost(need));
+        let drawn = self.draw(reserve, self.cost(need));
         drawn.then(|| Token::new(Arc::clone(self), need))
     }
 
@@ -316,7 +327,7 @@ impl Memory {
             return;
         }
         if let Some(reserve) = account::reserve(self.id())
-            && self.ledger.draw(reserve, bytes)
+            && self.draw(reserve, bytes)
         {
             return;
         }
@@ -404,6 +415,7 @@ mod tests {
         }
     }
 
+    /// Invariant 1.
     #[test]
     fn shrinkers_keep_clean_frames_near_the_cap() {
         let memory = Memory::new(1 << 20, 4096, 1 << 17);
@@ -427,6 +439,7 @@ mod tests {
         );
     }
 
+    /// Invariants 3 and 8.
     #[test]
     fn frames_beyond_the_cap_are_granted_when_nothing_can_be_freed() {
         let memory = Memory::new(64 << 10, 1024, 1 << 16);
@@ -482,5 +495,132 @@ mod tests {
         drop(charge);
         let inode = memory.snapshot().class(Class::Inode);
         assert_eq!((inode.current, inode.peak), (0, 500));
+    }
+
+    fn spawn_request(memory: &Arc<Memory>, frames: u32) -> std::thread::JoinHandle<Result<Token>> {
+        let memory = Arc::clone(memory);
+        let before = memory.ledger.queue.lock().waiting.len();
+        let other = Arc::clone(&memory);
+        let thread = std::thread::spawn(move || other.request(Need::frames(frames)));
+        while memory.ledger.queue.lock().waiting.len() == before && !thread.is_finished() {
+            std::thread::yield_now();
+        }
+        thread
+    }
+
+    /// Frames that fill the budget but for `left`.
+    fn fill(memory: &Arc<Memory>, left: u64) -> Vec<Frame> {
+        let frames = (memory.cap() - memory.ledger.promised()) / memory.frame_cost() - left;
+        (0..frames).map(|_| memory.frame(Class::Dirty)).collect()
+    }
+
+    /// Invariants 2 and 4.
+    #[test]
+    fn waiters_are_served_in_the_order_of_their_coming() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        // A running request: what it holds comes back.
+        let running = memory.request(Need::frames(1)).unwrap();
+        let mut used = fill(&memory, 0);
+        memory.set_served(true);
+        let first = spawn_request(&memory, 30);
+        let second = spawn_request(&memory, 1);
+        // Enough for the second, but the first stands before it.
+        used.truncate(used.len() - 12);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!first.is_finished() && !second.is_finished());
+        used.truncate(used.len() - 40);
+        let tokens = [
+            first.join().unwrap().unwrap(),
+            second.join().unwrap().unwrap(),
+        ];
+        assert_eq!(memory.snapshot().waits.count, 2);
+        assert_eq!(memory.snapshot().activity.overdrafts, 0);
+        memory.set_served(false);
+        drop((tokens, used, running));
+        assert_eq!(memory.leaks(), []);
+    }
+
+    /// Invariant 5.
+    #[test]
+    fn a_reserve_is_refilled_before_a_waiter_is_served() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        let cost = memory.frame_cost();
+        memory.set_reserve(Reserve::Evictor, 20 * cost);
+        let running = memory.request(Need::frames(1)).unwrap();
+        let mut used = fill(&memory, 0);
+        memory.set_served(true);
+        let drawn = memory
+            .admit_from(Reserve::Evictor, Need::frames(2))
+            .unwrap();
+        assert!(
+            memory
+                .admit_from(Reserve::Evictor, Need::frames(5))
+                .is_none()
+        );
+        let waiter = spawn_request(&memory, 1);
+        let left = || memory.snapshot().reserves[Reserve::Evictor as usize].left;
+        used.truncate(used.len() - 5);
+        std::thread::sleep(Duration::from_millis(20));
+        // Ten were missing; the waiter could have been served with nine.
+        assert!((15 * cost..20 * cost).contains(&left()), "{}", left());
+        assert!(!waiter.is_finished());
+        used.truncate(used.len() - 20);
+        drop(waiter.join().unwrap().unwrap());
+        assert_eq!(left(), 20 * cost);
+        memory.set_served(false);
+        drop((drawn, used, running));
+        assert_eq!(memory.leaks(), []);
+    }
+
+    /// Invariant 6.
+    #[test]
+    fn the_newest_request_is_refused_when_nothing_will_come_back() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        let used = fill(&memory, 0);
+        let refused = memory.request(Need::frames(1));
+        assert!(refused.is_err_and(|error| error.is_posix(crate::error::Posix::NoMem)));
+        let activity = memory.snapshot().activity;
+        assert_eq!((activity.refused, activity.overdrafts), (1, 0));
+        // What must not fail is served.
+        drop(memory.admit(Need::frames(1)));
+        assert_eq!(memory.snapshot().activity.overdrafts, 1);
+        drop(used);
+        assert_eq!(memory.leaks(), []);
+    }
+
+    /// Invariant 6: work inside of reclaim waits for as long as anybody holds memory.
+    #[test]
+    fn work_inside_of_reclaim_waits_instead_of_overdrawing() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        let running = memory.request(Need::frames(20)).unwrap();
+        let used = fill(&memory, 0);
+        let other = Arc::clone(&memory);
+        let urgent =
+            std::thread::spawn(move || other.admit_urgently(Need::frames(4), Reclaimer::Evictor));
+        std::thread::sleep(Duration::from_millis(150));
+        assert!(!urgent.is_finished());
+        drop(running);
+        drop(urgent.join().unwrap());
+        assert_eq!(memory.snapshot().activity.overdrafts, 0);
+        drop(used);
+        assert_eq!(memory.leaks(), []);
+    }
+
+    /// Invariant 7.
+    #[test]
+    fn what_is_free_but_warm_stays_within_the_cap() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        drop(fill(&memory, 0));
+        assert!(memory.arena.warm() > 900 << 10);
+        let charge = memory.charge(Class::Inode, 900 << 10);
+        assert!(memory.arena.warm() + charge.bytes() <= memory.cap());
+        drop(charge);
+        drop(
+            (0..8)
+                .map(|_| memory.io_buffer(1 << 17))
+                .collect::<Vec<_>>(),
+        );
+        assert!(memory.snapshot().promised <= memory.cap());
+        assert_eq!(memory.leaks(), []);
     }
 }

@@ -6,7 +6,7 @@
 
 use super::account;
 use super::ledger::{GaveUp, Kind, Queue};
-use super::{Class, Memory, Need};
+use super::{Class, Memory, Need, Point};
 use crate::error::{Posix, Result};
 use crate::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -57,7 +57,11 @@ impl Memory {
     /// Promises `bytes`, waiting for them.
     pub(super) fn acquire(&self, bytes: u64, kind: Kind) -> Result<()> {
         self.stats.admissions.fetch_add(1, Ordering::Relaxed);
-        if self.promise_politely(bytes, kind) {
+        let granted = self.granted(Point::Admission);
+        if !granted && kind == Kind::Request {
+            return Err(Posix::NoMem.into());
+        }
+        if granted && self.promise_politely(bytes, kind) {
             return Ok(());
         }
         // A second token could wait for the first one's memory for ever.
@@ -287,7 +291,7 @@ impl Memory {
     /// queue. Otherwise it makes room itself: shrinkers, the evictor's reserve, a commit, and waits for as long as anybody holds
     /// memory that can come back.
     pub(super) fn acquire_urgently(&self, bytes: u64, by: Reclaimer) {
-        if self.ledger.promise(bytes).is_some() {
+        if self.granted(Point::Admission) && self.ledger.promise(bytes).is_some() {
             return;
         }
         let start = self.now();
@@ -309,9 +313,7 @@ impl Memory {
                 relief.unpin();
             }
             self.shrink(bytes);
-            if self.ledger.promise(bytes).is_some()
-                || self.ledger.draw(super::Reserve::Evictor, bytes)
-            {
+            if self.ledger.promise(bytes).is_some() || self.draw(super::Reserve::Evictor, bytes) {
                 return;
             }
             if effort >= 2 {
@@ -335,8 +337,11 @@ impl Memory {
     /// Promises `bytes` for the next step of an operation that holds inode locks: frees what it can, commits and writes home
     /// what is pinned, but waits for no other request.
     pub(super) fn promise_for_step(&self, bytes: u64) {
+        let granted = self.granted(Point::Admission);
         for effort in 0..3 {
-            if let Some(promised) = self.ledger.promise(bytes) {
+            if (granted || effort > 0)
+                && let Some(promised) = self.ledger.promise(bytes)
+            {
                 return self.press(promised);
             }
             if effort == 1
