@@ -25,6 +25,8 @@ pub enum Canary {
     EarlySize,
     /// Blocks are freed while file I/O to them is in flight.
     NoDrain,
+    /// When a preallocation is given up, so are the blocks beside it that were handed out of it and are in flight.
+    InFlightDropped,
     /// A rename replaces a file before the data of the new one has a place.
     NoEarlyFlush,
     /// An inode without a name is not put on the orphan list.
@@ -49,7 +51,7 @@ impl Canary {
     ];
 
     /// Those that a power cut shows. (I/O in flight beside a truncation takes two threads: `NoDrain` has a test of its own.)
-    pub const ALL: [Canary; 10] = [
+    pub const ALL: [Canary; 11] = [
         Canary::EarlyCommit,
         Canary::EarlyTail,
         Canary::TailUnsynced,
@@ -58,6 +60,7 @@ impl Canary {
         Canary::RevokeStays,
         Canary::NotForgotten,
         Canary::EarlySize,
+        Canary::InFlightDropped,
         Canary::NoEarlyFlush,
         Canary::NoOrphan,
     ];
@@ -101,6 +104,12 @@ pub fn canary(which: Canary) -> bool {
 pub fn select(which: Option<Canary>) {
     ON.set(which);
     REVOKED.take();
+}
+
+/// The one that is on in this thread.
+#[cfg(feature = "canaries")]
+pub fn selected() -> Option<Canary> {
+    ON.get()
 }
 
 #[cfg(test)]

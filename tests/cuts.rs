@@ -4,6 +4,8 @@
 //!
 //! Source: the design's judges; the issue on crashes.
 
+#[path = "cuts/aside.rs"]
+mod aside;
 #[path = "cuts/drain.rs"]
 mod drain;
 #[path = "cuts/fleet.rs"]

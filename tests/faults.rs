@@ -4,6 +4,9 @@
 //!
 //! Source: the design's section on devices and its judges.
 
+#[path = "cuts/aside.rs"]
+#[allow(dead_code)]
+mod aside;
 #[path = "cuts/form.rs"]
 #[allow(dead_code)]
 mod form;
@@ -20,7 +23,7 @@ mod op;
 #[allow(dead_code)]
 mod tree;
 
-use form::Profile;
+use form::{Profile, Setup};
 use generate::Generator;
 use model::Model;
 use op::{Op, Run};
@@ -119,10 +122,10 @@ impl Bench {
         let Some(fs) = fs else {
             return Err(disk);
         };
-        let Ok(run) = Run::of(fs, record, clock) else {
+        let Ok(run) = Run::of(fs, record, clock, &Setup::full(seed, "4k", 0)) else {
             return Err(disk);
         };
-        let generator = Generator::new(seed, Profile::General, form != BLOCK_MAP);
+        let generator = Generator::new(seed, Profile::General, form != BLOCK_MAP).plain();
         Ok(Self {
             disk,
             faulty,
@@ -379,8 +382,10 @@ fn every_sync_may_fail() {
 fn many_sequences_with_faults() {
     let seeds =
         std::env::var("UEXT4_FAULT_SEEDS").map_or(10, |text| text.parse().expect("a number"));
+    let first =
+        std::env::var("UEXT4_FAULT_SEED").map_or(1000, |text| text.parse().expect("a number"));
     let (mut reads, mut changes) = (0, 0);
-    for seed in 1000..1000 + seeds {
+    for seed in first..first + seeds {
         for form in [CHECKSUMS, LIST, BLOCK_MAP] {
             for policy in [ErrorPolicy::Continue, ErrorPolicy::RemountRo] {
                 reads += every_read(form, "eio-read", seed, 40, policy).positions;

@@ -161,7 +161,10 @@ impl Groups {
         let stripe = settings.stripe >> geo.cluster_ratio_bits;
         let groups = Arc::new(Self {
             _charge: memory.charge(Class::Group, bytes),
-            localities: Localities::new(cores.min(MAX_LOCALITIES)),
+            localities: Localities::new(match settings.writers {
+                0 => cores.min(MAX_LOCALITIES),
+                writers => cores.min(writers).min(MAX_LOCALITIES),
+            }),
             streams: (0..streams).map(|_| AtomicU32::new(u32::MAX)).collect(),
             explore: Exploration::new(),
             stats: Stats::default(),

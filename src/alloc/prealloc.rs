@@ -126,7 +126,22 @@ impl Groups {
     pub(super) fn discard(&self, group: &Group, prealloc: &Arc<Prealloc>) {
         let mut state = group.lock();
         if state.unlink(prealloc) {
+            self.drop_in_flight(&mut state, prealloc.start);
             self.release(&mut state, prealloc.start, prealloc.len);
+        }
+    }
+
+    /// With the canary: what was handed out of the front of a preallocation and is in flight goes with it.
+    fn drop_in_flight(&self, state: &mut GroupState, front: u32) {
+        if !canary(Canary::InFlightDropped) {
+            return;
+        }
+        let before = state.reserved.range(..front).next_back();
+        if let Some((start, len)) = before.map(|(&start, &len)| (start, len))
+            && start + len == front
+        {
+            state.reserved.remove(&start);
+            self.release(state, start, len);
         }
     }
 
@@ -153,6 +168,7 @@ impl Groups {
     fn discard_group(&self, state: &mut GroupState) -> u32 {
         let mut freed = 0;
         for (start, run) in std::mem::take(&mut state.unused) {
+            self.drop_in_flight(state, start);
             self.release(state, start, run.len);
             freed += run.len;
         }

@@ -22,6 +22,8 @@ use std::time::Duration;
 const PAGE: usize = 4096;
 /// The least that a disk writes whole.
 pub const SECTOR: usize = 512;
+/// What is read where the disk was told that nothing is kept: even, so that no test's data looks like it.
+const DISCARDED: u8 = 0xda;
 /// The primary superblock.
 const SUPERBLOCK: Range<u64> = 1024..2048;
 
@@ -120,7 +122,10 @@ impl Image {
         match event {
             Event::Write { offset, bytes } => self.write(*offset, bytes),
             Event::Zeroes { offset, length } => self.write(*offset, &vec![0; *length as usize]),
-            Event::Discard { .. } | Event::Sync => Ok(()),
+            Event::Discard { offset, length } => {
+                self.write(*offset, &vec![DISCARDED; *length as usize])
+            }
+            Event::Sync => Ok(()),
         }
     }
 
@@ -230,8 +235,8 @@ impl Device for Disk {
     fn sync(&self) -> Result<()> {
         Ok(())
     }
-    fn discard(&self, _: u64, _: u64) -> Result<()> {
-        Ok(())
+    fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        self.image.lock().apply(&Event::Discard { offset, length })
     }
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
         self.image.lock().write(offset, &vec![0; length as usize])

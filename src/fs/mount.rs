@@ -297,7 +297,10 @@ fn recover_journal(
         (device, recovery)
     } else {
         let (mut recovery, overlay) = recover::recover_read_only(Arc::clone(&device), geo, &map)?;
-        // Without the flag the log is stale, whatever it says.
+        // Without the flag the log is stale, whatever it says, and is emptied.
+        if !needs_recovery && !read_only && recovery.replayed {
+            recover::write_superblock(device.as_ref(), geo, &map, &recovery.superblock)?;
+        }
         recovery.replayed &= needs_recovery;
         (
             if recovery.replayed {
@@ -319,7 +322,7 @@ fn recover_journal(
 fn foundation(
     opened: &mut Opened,
     memory: &Arc<Memory>,
-    discard: bool,
+    options: &Options,
 ) -> Result<(Arc<Ahead>, Arc<BlockCache>, Arc<Allocator>)> {
     let lay = |opened: &mut Opened| {
         let ahead = Ahead::new(Arc::clone(&opened.device), memory);
@@ -330,7 +333,8 @@ fn foundation(
             reserved_blocks,
             read_only: opened.read_only,
             stripe: stripe(&opened.sb, &opened.geo),
-            discard,
+            discard: options.discard,
+            writers: options.threads,
         };
         let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(memory), settings)?;
         opened.device = Arc::clone(&ahead) as Arc<dyn Device>;
@@ -387,7 +391,7 @@ fn check_memory(options: &Options, block_size: u32) -> Result<()> {
 
 fn build(mut opened: Opened, mut options: Options, clock: Arc<dyn Clock>) -> Result<Arc<Fs>> {
     let memory = budget(&options, opened.geo.block_size, &clock);
-    let (ahead, cache, alloc) = foundation(&mut opened, &memory, options.discard)?;
+    let (ahead, cache, alloc) = foundation(&mut opened, &memory, &options)?;
     let map = Arc::new(Map::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let store = Arc::new(InodeStore::new(Arc::clone(&cache), Arc::clone(&alloc)));
     let orphans = Arc::new(read_orphans(&mut opened, &cache, &store, &map)?);

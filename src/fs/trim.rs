@@ -29,6 +29,11 @@ impl Fs {
         Ok(trimmed? << bits)
     }
 
+    /// Gives up every preallocation, as a writer does who finds no space; how many blocks that made free.
+    pub fn discard_preallocations(&self) -> u64 {
+        self.alloc.discard_all()
+    }
+
     /// Discards all that was freed and has committed.
     pub fn discard_freed(&self) {
         while self.alloc.discard_step() {}

@@ -21,6 +21,8 @@ pub struct Request {
     /// A file of operations instead.
     pub ops: Option<PathBuf>,
     pub canaries: bool,
+    /// One policy of eviction instead of all.
+    pub evict_policy: Option<String>,
     /// So many different images there must be.
     pub at_least: u64,
     pub jobs: Option<usize>,
@@ -30,6 +32,8 @@ pub struct Request {
 
 /// How long a failing sequence is shrunk.
 const SHRINKING: Duration = Duration::from_secs(120);
+/// So many seeds come across everything.
+const MEETS_ALL: u64 = 40;
 /// Seeds that a canary may take to be caught.
 const CANARY_SEEDS: u64 = 300;
 
@@ -43,6 +47,10 @@ pub fn run(request: &Request) -> Result<(), String> {
     let (counts, failures) = seeds(request, &SAMPLES);
     if counts.seeds > 0 && counts.wraps == 0 {
         return Err("the log never went round".into());
+    }
+    let missing = counts.met.missing();
+    if failures.is_empty() && counts.seeds >= MEETS_ALL && !missing.is_empty() {
+        return Err(format!("never met: {}", missing.join(", ")));
     }
     if failures.is_empty() && counts.distinct < request.at_least {
         return Err(format!("only {} different images", counts.distinct));
@@ -100,7 +108,10 @@ impl Default for Fleet {
 
 impl Fleet {
     fn one(&self, seed: u64, samples: &Samples, request: &Request) {
-        let setup = Setup::of_seed(seed);
+        let mut setup = Setup::of_seed(seed);
+        if let Some(policy) = &request.evict_policy {
+            setup.evict.clone_from(policy);
+        }
         // So that each seed has its share of what is done seldom.
         let mut counts = Counts {
             states: seed * 97,
@@ -208,6 +219,7 @@ impl Counts {
         self.torn_superblocks += other.torn_superblocks;
         self.wraps += other.wraps;
         self.tail_moves += other.tail_moves;
+        self.met.add(&other.met);
     }
 }
 

@@ -9,8 +9,10 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use uext4::device::sim::{Disk, Image, Rng, Ticks};
 use uext4::error::Result;
+use uext4::evict::{From, PolicyName, Settings};
 use uext4::file::Fallocate;
 use uext4::fs::{Caller, Fs, NewNode, Options, SetAttr, WriteMode};
+use uext4::memory::{Need, Token};
 
 /// A form of image, small.
 pub struct Form {
@@ -128,10 +130,44 @@ pub fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in(dir).expect("a scratch directory")
 }
 
+impl Setup {
+    /// How the run itself mounts.
+    pub fn options(&self) -> Options {
+        let all = options();
+        let floor = uext4::memory::sizes::floor(1, self.form().block as u64, all.max_write);
+        Options {
+            memory: self.pressed.map_or(all.memory, |_| floor),
+            discard: self.discard,
+            evict: Settings {
+                policy: PolicyName::parse(&self.evict).expect("a policy"),
+                from: if self.direct {
+                    From::Direct
+                } else {
+                    From::Evictor
+                },
+                ..Settings::default()
+            },
+            ..all
+        }
+    }
+
+    /// Takes so much memory away that only that is left.
+    pub fn press(&self, fs: &Fs) -> Option<Token> {
+        let memory = fs.memory();
+        let snapshot = memory.snapshot();
+        let left = u64::from(self.pressed?) * snapshot.frame_cost;
+        let free = snapshot.cap.saturating_sub(snapshot.promised + left);
+        let frames = u32::try_from(free / snapshot.frame_cost).unwrap_or(0);
+        (frames > 0).then(|| memory.admit_private(Need::frames(frames)))
+    }
+}
+
 pub fn options() -> Options {
     Options {
         memory: 16 << 20,
         max_write: 128 << 10,
+        // What a thread has for itself is the same however many there are.
+        threads: 1,
         ..Options::default()
     }
 }
@@ -162,6 +198,22 @@ pub struct Setup {
     pub room: Option<u32>,
     /// After this many commits before the run, the log is emptied once.
     pub clean_after: u32,
+    /// The policy of eviction.
+    #[serde(default = "derive")]
+    pub evict: String,
+    /// Whoever wants memory evicts.
+    #[serde(default)]
+    pub direct: bool,
+    /// The cap is at its floor, and this many blocks of it are left to begin with.
+    #[serde(default)]
+    pub pressed: Option<u32>,
+    /// The disk is told what was freed.
+    #[serde(default)]
+    pub discard: bool,
+}
+
+fn derive() -> String {
+    PolicyName::default().name().into()
 }
 
 impl Setup {
@@ -174,8 +226,16 @@ impl Setup {
             4 => Profile::Space,
             _ => Profile::Names,
         };
+        let policy = PolicyName::ALL[rng.below(7) as usize];
+        let more = Self {
+            evict: policy.name().into(),
+            direct: rng.below(2) == 0,
+            pressed: (rng.below(3) == 0).then(|| 240 + rng.below(160) as u32),
+            discard: rng.below(3) == 0,
+            ..Self::full(seed, form.name, 10 + rng.below(60) as u32)
+        };
         if seed % 6 == 5 {
-            return Self::full(seed, form.name, 10 + rng.below(60) as u32);
+            return more;
         }
         Self {
             form: form.name.into(),
@@ -188,11 +248,12 @@ impl Setup {
             } else {
                 rng.below(150) as u32
             },
+            ..more
         }
     }
 
-    /// The log is full but for a little.
-    fn full(seed: u64, form: &str, room: u32) -> Self {
+    /// Nothing special but a log that is full but for a little.
+    pub fn full(seed: u64, form: &str, room: u32) -> Self {
         Self {
             form: form.into(),
             seed,
@@ -200,6 +261,10 @@ impl Setup {
             spare: None,
             room: Some(room),
             clean_after: 0,
+            evict: derive(),
+            direct: false,
+            pressed: None,
+            discard: false,
         }
     }
 
@@ -266,15 +331,18 @@ pub const WHO: Caller = Caller {
 };
 
 /// Mounts a disk under a clock of its own, so that a seed repeats exactly.
-pub fn mount(disk: Arc<dyn uext4::device::Device>) -> Result<(Arc<Fs>, Arc<Ticks>)> {
+pub fn mount(
+    disk: Arc<dyn uext4::device::Device>,
+    options: Options,
+) -> Result<(Arc<Fs>, Arc<Ticks>)> {
     let clock = Arc::new(Ticks::default());
-    let fs = Fs::mount_at(disk, options(), Arc::clone(&clock) as Arc<_>)?;
+    let fs = Fs::mount_at(disk, options, Arc::clone(&clock) as Arc<_>)?;
     Ok((fs, clock))
 }
 
 /// The same for an image.
 pub fn mount_image(image: Image) -> Result<(Arc<Fs>, Arc<Disk>)> {
     let disk = Disk::new(image);
-    let (fs, _) = mount(Arc::clone(&disk) as Arc<_>)?;
+    let (fs, _) = mount(Arc::clone(&disk) as Arc<_>, options())?;
     Ok((fs, disk))
 }

@@ -17,6 +17,8 @@ pub struct Generator {
     /// What follows of a chain of operations.
     chain: VecDeque<Op>,
     names: u64,
+    /// Without steps aside, eviction and what goes with it.
+    plain: bool,
 }
 
 /// The paths of what there is.
@@ -58,6 +60,16 @@ impl Generator {
             extents,
             chain: VecDeque::new(),
             names: 0,
+            plain: false,
+        }
+    }
+
+    /// The same with operations of POSIX alone, for the tests of faults.
+    #[allow(dead_code)]
+    pub fn plain(self) -> Self {
+        Self {
+            plain: true,
+            ..self
         }
     }
 
@@ -66,7 +78,13 @@ impl Generator {
         let op = self.draw(model);
         let rounds = matches!(
             op,
-            Op::Fsync(_) | Op::Fdatasync(_) | Op::Step { .. } | Op::Clean | Op::Remount
+            Op::Fsync(_)
+                | Op::Fdatasync(_)
+                | Op::Step { .. }
+                | Op::Clean
+                | Op::Remount
+                | Op::CommitAside { .. }
+                | Op::Evict { all: true }
         );
         if rounds && self.profile == Profile::Full {
             return Op::Sync;
@@ -84,6 +102,7 @@ impl Generator {
             (Profile::Space, 0) => self.space(&paths, sizes),
             (Profile::Space, 1) => self.write(&paths, sizes),
             (Profile::Names, 0 | 1) => self.names(&paths),
+            _ if !self.plain && self.rng.below(7) == 0 => self.beside(&paths, sizes),
             _ => self.any(&paths, sizes),
         }
     }
@@ -114,6 +133,72 @@ impl Generator {
             97..98 => Op::Remount,
             _ => self.recycle(paths),
         }
+    }
+
+    /// Steps that stand still, eviction, preallocations and what the disk is told.
+    fn beside(&mut self, paths: &Paths, sizes: &BTreeMap<u32, u64>) -> Op {
+        match self.rng.below(16) {
+            0..3 => self.in_flight(paths),
+            3..5 => Op::FlushAside {
+                millis: [0, 6000][self.rng.below(2) as usize],
+                after: self.rng.below(3) as u32,
+            },
+            5..8 => Op::CommitAside {
+                after: self.rng.below(12) as u32,
+            },
+            8 => Op::EndAside,
+            9..12 => Op::Evict {
+                all: self.rng.below(4) == 0,
+            },
+            12 => Op::GiveUp,
+            13 => Op::Trim {
+                all: self.rng.below(3) == 0,
+            },
+            14 => Op::Close,
+            _ => self.keep_open(paths, sizes),
+        }
+    }
+
+    /// A file that stays open keeps its preallocations, until it is evicted.
+    fn keep_open(&mut self, paths: &Paths, sizes: &BTreeMap<u32, u64>) -> Op {
+        let Some((path, ino)) = self.file(paths) else {
+            return self.create(paths);
+        };
+        let end = sizes.get(&ino).copied().unwrap_or(0).min(SIZE_MAX);
+        let write = self.write_to(path.clone(), end);
+        self.chain.push_back(write);
+        let flush = Op::Flush { millis: 6000 };
+        self.chain.push_back(flush);
+        self.chain.push_back(Op::Evict { all: false });
+        Op::Open(path)
+    }
+
+    /// Data of one file is on its way while preallocations are given up, and another file gets blocks.
+    fn in_flight(&mut self, paths: &Paths) -> Op {
+        let (Some((path, _)), Some((other, _))) = (self.file(paths), self.file(paths)) else {
+            return self.create(paths);
+        };
+        let mut chain = vec![Op::Flush { millis: 6000 }];
+        for _ in 0..3 {
+            chain.push(Op::Flush { millis: 0 });
+        }
+        let offset = self.rng.below(3) * 40_000;
+        chain.push(self.write_to(path.clone(), offset));
+        chain.push(Op::FlushAside {
+            millis: 6000,
+            after: 0,
+        });
+        chain.push(match self.rng.below(4) {
+            0 => Op::Clean,
+            1 => Op::Evict { all: false },
+            _ => Op::GiveUp,
+        });
+        let offset = self.rng.below(3) * 40_000;
+        chain.push(self.write_to(other.clone(), offset));
+        chain.push(Op::Fsync(other));
+        chain.push(Op::EndAside);
+        self.chain.extend(chain);
+        Op::Open(path)
     }
 
     fn new_path(&mut self, paths: &Paths) -> String {

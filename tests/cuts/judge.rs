@@ -1,7 +1,7 @@
 //! Whether a cut image keeps what was promised: it is mounted, compared with the model, unmounted, and judged by our own
 //! checker each time, by e2fsck on a sample. The two must agree.
 
-use crate::form::{Form, mount, mount_image, scratch};
+use crate::form::{Form, mount, mount_image, options, scratch};
 use crate::kernel;
 use crate::model::Model;
 use crate::tree::dump;
@@ -59,7 +59,7 @@ impl Judge<'_> {
         let disk = Disk::new(image);
         let record = Arc::new(Record::new(Arc::clone(&disk) as Arc<_>));
         let text = |error: uext4::error::Error| error.to_string();
-        let (fs, _) = mount(Arc::clone(&record) as Arc<_>).map_err(text)?;
+        let (fs, _) = mount(Arc::clone(&record) as Arc<_>, options()).map_err(text)?;
         if fs.is_read_only() {
             return Err(format!("mounted read-only: {:?}", fs.notices()));
         }

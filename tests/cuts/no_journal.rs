@@ -16,6 +16,7 @@ pub fn cut_without_a_journal(seed: u64) -> usize {
         spare: None,
         room: None,
         clean_after: 0,
+        ..Setup::full(seed, "^has_journal", 0)
     };
     let recorded = record(&setup, None, None).expect("it runs");
     let (model, events) = (&recorded.model, &recorded.events);

@@ -1,6 +1,7 @@
 //! The operations of a run, as a file of them says it, and how they are done and noted in the model. One whose names do not
 //! exist (any more) is passed over, so that a sequence stays one when some of it is taken away.
 
+use crate::aside::{Aside, Gate};
 use crate::form::{Setup, WHO, mount};
 use crate::model::{Kind, Model, ROOT};
 use crate::tree::dump;
@@ -14,6 +15,7 @@ use uext4::error::{Error, Posix, Result};
 use uext4::file::Fallocate;
 use uext4::fs::{Fs, NewNode, RenameMode, SetAttr, WriteMode};
 use uext4::ids::InodeNumber;
+use uext4::memory::{Reclaimer, Relief, Token};
 use uext4::xattr::SetMode;
 
 /// A file in the root that takes up space; nobody looks into it.
@@ -99,6 +101,31 @@ pub enum Op {
     },
     /// Everything home and the file system marked clean.
     Clean,
+    /// A round of the flushers that stands still behind its write number `after`, until it is waited for.
+    FlushAside {
+        millis: u64,
+        after: u32,
+    },
+    /// A round of the committer, the same.
+    CommitAside {
+        after: u32,
+    },
+    /// The step aside goes on to its end.
+    EndAside,
+    /// Inodes go from memory: all that can, after their data is written, or only those that need no write.
+    Evict {
+        all: bool,
+    },
+    /// Every preallocation is given up, as before ENOSPC.
+    GiveUp,
+    /// The disk is told what is free: all of it, or what was freed.
+    Trim {
+        all: bool,
+    },
+    /// A file is opened for writing.
+    Open(String),
+    /// The first of the open files is closed.
+    Close,
     /// The last users of this many nameless inodes go.
     Forget {
         count: usize,
@@ -117,6 +144,35 @@ pub enum Op {
     },
 }
 
+/// What stands aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    Flush,
+    Commit,
+}
+
+impl Op {
+    /// Whether it waits for such a step anyway.
+    fn waits_for(&self, step: Beside) -> bool {
+        let both = matches!(
+            self,
+            Op::Sync
+                | Op::Evict { .. }
+                | Op::FlushAside { .. }
+                | Op::CommitAside { .. }
+                | Op::EndAside
+                | Op::Remount
+        );
+        both || match step {
+            Beside::Flush => matches!(self, Op::Flush { .. }),
+            Beside::Commit => matches!(
+                self,
+                Op::Fsync(_) | Op::Fdatasync(_) | Op::Step { .. } | Op::Clean
+            ),
+        }
+    }
+}
+
 pub struct Run {
     pub fs: Arc<Fs>,
     pub record: Arc<Record>,
@@ -128,18 +184,74 @@ pub struct Run {
     /// Inodes without a name that nobody has forgotten yet.
     nameless: Vec<u32>,
     names: u64,
+    setup: Setup,
+    /// Open for writing.
+    open: Vec<u32>,
+    /// Memory that nobody else gets.
+    ballast: Option<Token>,
+    /// A step that stands still.
+    aside: Option<(Beside, Aside)>,
+    pub met: Met,
+}
+
+/// What a run came across, without which it tried less than it seems.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Met {
+    /// Files whose delayed data the flushers wrote.
+    pub flushed: u64,
+    /// Operations that left blocks set aside.
+    pub set_aside: u64,
+    /// Blocks that were set aside and given up for a writer who needs space.
+    pub given_up: u64,
+    /// Times that there was no space.
+    pub enospc: u64,
+    pub evicted: u64,
+    /// Of those: with blocks set aside.
+    pub evicted_with_preallocations: u64,
+    /// Requests that had to make room in memory.
+    pub reclaims: u64,
+    /// Runs of blocks that the disk was told to forget.
+    pub discards: u64,
+    /// Steps that stood still while operations went on.
+    pub asides: u64,
+}
+
+impl Met {
+    pub fn add(&mut self, other: &Self) {
+        self.flushed += other.flushed;
+        self.set_aside += other.set_aside;
+        self.given_up += other.given_up;
+        self.enospc += other.enospc;
+        self.evicted += other.evicted;
+        self.evicted_with_preallocations += other.evicted_with_preallocations;
+        self.reclaims += other.reclaims;
+        self.discards += other.discards;
+        self.asides += other.asides;
+    }
+
+    /// What was never met, by name.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let all = [
+            ("delayed data flushed", self.flushed),
+            ("blocks set aside", self.set_aside),
+            ("preallocations given up", self.given_up),
+            ("ENOSPC", self.enospc),
+            ("evictions", self.evicted),
+            (
+                "evictions with a preallocation",
+                self.evicted_with_preallocations,
+            ),
+            ("reclaim of memory", self.reclaims),
+            ("discards", self.discards),
+            ("steps aside", self.asides),
+        ];
+        let never = all.into_iter().filter(|(_, count)| *count == 0);
+        never.map(|(name, _)| name).collect()
+    }
 }
 
 pub fn ino(raw: u32) -> InodeNumber {
     InodeNumber::new(raw)
-}
-
-/// Whether there was space for it.
-fn had_space(result: Result<()>) -> Result<bool> {
-    match result {
-        Err(Error::Posix(Posix::NoSpc)) => Ok(false),
-        done => done.map(|()| true),
-    }
 }
 
 fn file_name(path: &str) -> &[u8] {
@@ -150,14 +262,17 @@ impl Run {
     /// Mounts and prepares; what is done until then is not recorded.
     pub fn begin(device: Arc<dyn Device>, setup: &Setup) -> Result<Self> {
         let record = Arc::new(Record::new(device));
-        let (fs, clock) = mount(Arc::clone(&record) as Arc<_>)?;
+        let gate = Arc::new(Gate(Arc::clone(&record) as Arc<_>));
+        let (fs, clock) = mount(gate, setup.options())?;
         assert!(!fs.is_read_only(), "{:?}", fs.notices());
         setup.prepare(&fs)?;
-        Self::of(fs, record, clock)
+        let mut run = Self::of(fs, record, clock, setup)?;
+        run.ballast = setup.press(&run.fs);
+        Ok(run)
     }
 
     /// The same on a file system as it is.
-    pub fn of(fs: Arc<Fs>, record: Arc<Record>, clock: Arc<Ticks>) -> Result<Self> {
+    pub fn of(fs: Arc<Fs>, record: Arc<Record>, clock: Arc<Ticks>, setup: &Setup) -> Result<Self> {
         let (tree, _, _) = dump(&fs)?;
         record.take();
         Ok(Self {
@@ -169,14 +284,70 @@ impl Run {
             events: Vec::new(),
             nameless: Vec::new(),
             names: 0,
+            setup: setup.clone(),
+            open: Vec::new(),
+            ballast: None,
+            aside: None,
+            met: Met::default(),
         })
+    }
+
+    /// What was met by the mount that ends.
+    fn meet(&mut self) {
+        let stats = self.fs.stats();
+        self.met.evicted += stats.eviction.evicted;
+        self.met.evicted_with_preallocations += stats.eviction.with_preallocations;
+        let activity = stats.memory.activity;
+        self.met.reclaims += activity.direct_reclaims + activity.shrinks;
+    }
+
+    /// Nothing is under way any more; what it came across.
+    pub fn end(&mut self) -> Result<()> {
+        self.op(Self::end_aside)?;
+        self.meet();
+        Ok(())
+    }
+
+    fn end_aside(&mut self) -> Result<()> {
+        self.aside.take().map_or(Ok(()), |(_, aside)| aside.end())
+    }
+
+    fn begin_aside(
+        &mut self,
+        kind: Beside,
+        after: u32,
+        step: impl FnOnce(&Fs) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let fs = Arc::clone(&self.fs);
+        self.op(|run| {
+            run.aside = Some((kind, Aside::begin(after, move || step(&fs))));
+            run.met.asides += 1;
+            Ok(())
+        })
+    }
+
+    /// Whether there was space for it.
+    fn had_space(&mut self, result: Result<()>) -> Result<bool> {
+        match result {
+            Err(Error::Posix(Posix::NoSpc)) => {
+                self.met.enospc += 1;
+                Ok(false)
+            }
+            done => done.map(|()| true),
+        }
     }
 
     /// Does `work` as the next operation of the model. What it fails with ends the run.
     fn op(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let done = work(self);
+        if let Some((_, aside)) = &self.aside {
+            aside.settle();
+        }
         let now = self.model.now();
         let events = self.record.take().into_iter();
+        self.met.set_aside += u64::from(self.fs.stats().held_blocks > 0);
+        let discard = |event: &Event| u64::from(matches!(event, Event::Discard { .. }));
+        self.met.discards += events.as_slice().iter().map(discard).sum::<u64>();
         self.events.extend(events.map(|event| (now, event)));
         self.model.end();
         done
@@ -213,6 +384,13 @@ impl Run {
 
     /// Does one operation if it can be done.
     pub fn run(&mut self, op: &Op) -> Result<()> {
+        if self
+            .aside
+            .as_ref()
+            .is_some_and(|(kind, _)| op.waits_for(*kind))
+        {
+            self.op(Self::end_aside)?;
+        }
         self.attempt(op).unwrap_or(Ok(()))
     }
 
@@ -315,9 +493,63 @@ impl Run {
             }),
             Op::Flush { millis } => self.op(|run| {
                 run.clock.advance(Duration::from_millis(*millis));
-                run.fs.flush_step().map(|_| ())
+                run.met.flushed += u64::from(run.fs.flush_step()?);
+                Ok(())
             }),
             Op::Clean => self.op(|run| run.fs.mark_clean()),
+            _ => return self.attempt_aside(op),
+        })
+    }
+
+    /// What goes on beside the operations on names and data.
+    fn attempt_aside(&mut self, op: &Op) -> Option<Result<()>> {
+        Some(match op {
+            Op::FlushAside { millis, after } => {
+                self.clock.advance(Duration::from_millis(*millis));
+                self.begin_aside(Beside::Flush, *after, |fs| fs.flush_step().map(|_| ()))
+            }
+            Op::CommitAside { after } => {
+                self.clock.advance(Duration::from_secs(6));
+                self.begin_aside(Beside::Commit, *after, Fs::commit_step)
+            }
+            Op::Evict { all: true } => self.op(|run| {
+                run.fs.evict_all();
+                Ok(())
+            }),
+            Op::Evict { all: false } => self.op(|run| {
+                let by = if run.setup.direct {
+                    Reclaimer::Direct
+                } else {
+                    Reclaimer::Evictor
+                };
+                // Twice: what was used of late is passed over once.
+                (0..2).for_each(|_| run.fs.prune(1 << 20, by));
+                Ok(())
+            }),
+            Op::GiveUp => self.op(|run| {
+                run.met.given_up += run.fs.discard_preallocations();
+                Ok(())
+            }),
+            Op::Trim { all: true } => self.op(|run| run.fs.trim(WHO, 0, u64::MAX, 0).map(|_| ())),
+            Op::Trim { all: false } => self.op(|run| {
+                run.fs.discard_freed();
+                Ok(())
+            }),
+            Op::Open(path) => {
+                let file = self.file(path)?;
+                self.op(|run| {
+                    run.fs.open(ino(file), true, false, false)?;
+                    run.open.push(file);
+                    Ok(())
+                })
+            }
+            Op::Close if self.open.is_empty() => return None,
+            Op::Close => self.op(|run| {
+                let file = run.open.remove(0);
+                run.fs.release(ino(file), true);
+                while run.fs.reap_step() {}
+                Ok(())
+            }),
             Op::Forget { count } => (0..*count).try_for_each(|_| self.forget()),
             Op::Remount => self.remount(),
             _ => return None,
@@ -329,7 +561,7 @@ impl Run {
         let name = file_name(path);
         Some(self.op(|run| {
             match run.fs.create(WHO, ino(dir), name, new, 0) {
-                Err(Error::Posix(Posix::NoSpc)) => {}
+                Err(Error::Posix(Posix::NoSpc)) => run.met.enospc += 1,
                 made => run.model.add(dir, name, made?.ino.get(), kind),
             }
             Ok(())
@@ -355,7 +587,7 @@ impl Run {
             content[offset as usize..end].copy_from_slice(&data);
             run.model.set_content(file, content);
             let done = run.fs.write(ino(file), offset, &data, WriteMode::default());
-            if !had_space(done)? {
+            if !run.had_space(done)? {
                 run.only_in_part(file)?;
             }
             Ok(())
@@ -440,7 +672,8 @@ impl Run {
     }
 
     fn link(&mut self, file: u32, dir: u32, name: &[u8]) -> Result<()> {
-        if had_space(self.fs.link(ino(file), ino(dir), name).map(|_| ()))? {
+        let done = self.fs.link(ino(file), ino(dir), name).map(|_| ());
+        if self.had_space(done)? {
             self.model.enter(dir, name, file);
             self.model.node(file).nlink += 1;
         }
@@ -499,7 +732,7 @@ impl Run {
         let done = self
             .fs
             .fallocate(WHO, ino(file), mode, from, length, keep_size);
-        if matches!(done, Err(Error::Posix(Posix::OpNotSupp))) || !had_space(done)? {
+        if matches!(done, Err(Error::Posix(Posix::OpNotSupp))) || !self.had_space(done)? {
             self.only_in_part(file)?;
         }
         Ok(())
@@ -514,7 +747,7 @@ impl Run {
         Some(self.op(|run| {
             let set = value.as_deref();
             let done = run.fs.setxattr(WHO, ino(file), &key, set, SetMode::Any);
-            if had_space(done)? {
+            if run.had_space(done)? {
                 let xattrs = &mut run.model.node(file).xattrs;
                 match value {
                     Some(value) => xattrs.insert(key, value),
@@ -585,14 +818,18 @@ impl Run {
 
     fn remount(&mut self) -> Result<()> {
         self.op(|run| {
+            run.meet();
+            run.ballast = None;
             run.fs.unmount()?;
             run.nameless.clear();
+            run.open.clear();
             run.model.sync_all();
             Ok(())
         })?;
         self.op(|run| {
-            let device = Arc::clone(&run.record) as Arc<_>;
-            (run.fs, run.clock) = mount(device)?;
+            let gate = Arc::new(Gate(Arc::clone(&run.record) as Arc<_>));
+            (run.fs, run.clock) = mount(gate, run.setup.options())?;
+            run.ballast = run.setup.press(&run.fs);
             Ok(())
         })
     }

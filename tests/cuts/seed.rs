@@ -1,10 +1,11 @@
 //! One seed: a run of operations, and the images that a cut may leave at any place of it.
 
+pub use crate::aside::select;
 use crate::form::Setup;
 use crate::generate::Generator;
 use crate::judge::{Judge, caught, census, clean, replay_by_e2fsck};
 use crate::model::Model;
-use crate::op::{Op, Run};
+use crate::op::{Met, Op, Run};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use uext4::canary::Canary;
@@ -14,7 +15,7 @@ use uext4::device::sim::{Disk, Image, Kept, Power, Rng, SECTOR};
 /// Operations of a seed.
 pub const STEPS: usize = 60;
 /// Cuts of a seed; what they leave has been seen before in some of them.
-pub const STATES: usize = 850;
+pub const STATES: usize = 1000;
 /// What was seen before does not count, and is drawn again at most this often.
 const DRAWS: u32 = 4;
 
@@ -46,6 +47,7 @@ pub struct Recorded {
     pub base: Image,
     pub events: Vec<(usize, Event)>,
     pub model: Model,
+    pub met: Met,
     /// The first operation of the model that belongs to each of `ops`.
     pub starts: Vec<usize>,
 }
@@ -81,6 +83,7 @@ pub struct Counts {
     pub wraps: u64,
     /// How often its tail moved.
     pub tail_moves: u64,
+    pub met: Met,
 }
 
 /// Runs the operations; those of the seed if none are given.
@@ -93,16 +96,6 @@ pub fn record(
     let recorded = caught(|| record_now(setup, given));
     select(None);
     recorded
-}
-
-#[cfg(feature = "canaries")]
-pub fn select(canary: Option<Canary>) {
-    uext4::canary::select(canary);
-}
-
-#[cfg(not(feature = "canaries"))]
-pub fn select(canary: Option<Canary>) {
-    assert!(canary.is_none(), "built without the feature `canaries`");
 }
 
 fn record_now(setup: &Setup, given: Option<&[Op]>) -> Result<Recorded, String> {
@@ -123,8 +116,10 @@ fn record_now(setup: &Setup, given: Option<&[Op]>) -> Result<Recorded, String> {
         run.run(op)
             .map_err(|error| format!("operation {step}, {op:?}: {error}"))?;
     }
+    run.end().map_err(text)?;
     Ok(Recorded {
         setup: setup.clone(),
+        met: run.met,
         ops,
         base,
         events: run.events,
@@ -192,6 +187,7 @@ impl Recorded {
         counts.seeds += 1;
         counts.events += self.events.len() as u64;
         self.count_log(counts);
+        counts.met.add(&self.met);
         let mut examination = Examination {
             recorded: self,
             judge,

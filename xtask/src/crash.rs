@@ -17,9 +17,15 @@ pub struct Options {
     /// The sequence of operations in this file instead (a failing seed prints its own).
     #[arg(long, value_name = "FILE")]
     ops: Option<PathBuf>,
+    /// One policy of eviction instead of all seven: nofail, retry, eagain, skip, pin, reserve or derive.
+    #[arg(long, value_name = "POLICY")]
+    evict_policy: Option<String>,
     /// Break one line after the other instead; fails if one is not noticed.
     #[arg(long)]
     canaries: bool,
+    /// Let the device fail at every place of this many seeded runs instead, from seed 1000 + --seed on.
+    #[arg(long, value_name = "N")]
+    faults: Option<u64>,
     /// Seeds side by side; as many as there are processors unless given.
     #[arg(long)]
     jobs: Option<usize>,
@@ -29,6 +35,9 @@ pub struct Options {
 }
 
 pub fn run(root: &Path, options: &Options) -> Result<(), String> {
+    if let Some(seeds) = options.faults {
+        return faults(root, seeds, options.seed);
+    }
     let absolute = |path: &Option<PathBuf>| {
         let path = path.as_ref().map(std::path::absolute).transpose();
         path.map_err(|e| e.to_string())
@@ -38,6 +47,7 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
         "seed": options.seed,
         "ops": absolute(&options.ops)?,
         "canaries": options.canaries,
+        "evict_policy": options.evict_policy,
         "jobs": options.jobs,
         "keep": absolute(&options.keep)?,
     });
@@ -48,6 +58,20 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
 pub fn short(root: &Path) -> Result<(), String> {
     simulate(root, &json!({ "seeds": 40, "seed": 0, "at_least": 20_000 }))?;
     simulate(root, &json!({ "canaries": true }))
+}
+
+/// The Nth read, write and sync fail, for every N, in as many sequences as asked for.
+fn faults(root: &Path, seeds: u64, first: u64) -> Result<(), String> {
+    let shell = Shell::new().map_err(|e| e.to_string())?;
+    shell.change_dir(root);
+    shell.set_var("UEXT4_FAULT_SEEDS", seeds.to_string());
+    shell.set_var("UEXT4_FAULT_SEED", (1000 + first).to_string());
+    cmd!(
+        shell,
+        "cargo test --release --features faults --test faults -- --ignored --exact many_sequences_with_faults --nocapture"
+    )
+    .run()
+    .map_err(|e| e.to_string())
 }
 
 fn simulate(root: &Path, request: &serde_json::Value) -> Result<(), String> {
