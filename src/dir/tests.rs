@@ -126,7 +126,7 @@ impl Volume {
             }
             result
         };
-        if self.journal.newest().get() % 64 == 0 {
+        if self.journal.newest().get().is_multiple_of(64) {
             self.journal.commit_running()?;
         }
         result

@@ -261,7 +261,7 @@ fn canaries(request: &Request) -> Result<(), String> {
 }
 
 /// After how many states a canary is caught, and by what.
-pub fn catch(canary: Canary, first: u64, seeds: u64) -> Result<String, Counts> {
+pub fn catch(canary: Canary, first: u64, seeds: u64) -> Result<String, Box<Counts>> {
     let samples = Samples {
         kernel: 0,
         ..SAMPLES
@@ -283,5 +283,5 @@ pub fn catch(canary: Canary, first: u64, seeds: u64) -> Result<String, Counts> {
             ));
         }
     }
-    Err(counts)
+    Err(Box::new(counts))
 }

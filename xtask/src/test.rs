@@ -52,6 +52,13 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     if !options.quick && suites.run().is_err() {
         failed.push("suites");
     }
+    let proof = cmd!(
+        shell,
+        "cargo test --release --test memory_proof -- --ignored --test-threads=1 --nocapture short_"
+    );
+    if !options.quick && options.on.is_none() && proof.run().is_err() {
+        failed.push("the proof of the memory cap");
+    }
     if !options.quick
         && options.on.is_none()
         && cmd!(shell, "cargo xtask bench --quick").run().is_err()
