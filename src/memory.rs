@@ -546,8 +546,9 @@ mod tests {
         let memory = Memory::new(1 << 20, 4096, 1 << 17);
         let cost = memory.frame_cost();
         memory.set_reserve(Reserve::Evictor, 20 * cost);
+        // Before the token comes that would pay for some of them.
+        let mut used = fill(&memory, 9);
         let running = memory.request(Need::frames(1)).unwrap();
-        let mut used = fill(&memory, 0);
         memory.set_served(true);
         let drawn = memory
             .admit_from(Reserve::Evictor, Need::frames(2))
