@@ -187,7 +187,7 @@ fn a_mount_point_that_is_not_empty_is_a_warning() {
     std::fs::write(dir.join("covered"), "").expect("write");
     let detached = Detached::on(&dir);
     let outcome = attempt!(UEXT4, "mount", image.path(), dir).expect_ok("mount");
-    let warning = outcome.stderr.trim();
+    let warning = outcome.stderr.lines().next().unwrap_or_default();
     assert!(
         warning.starts_with("uext4: warning: ") && warning.ends_with("is not empty"),
         "{warning}"

@@ -41,7 +41,13 @@ impl Drop for Ending {
     }
 }
 
+/// What is still counted. Reads ahead that the unmount found in flight give theirs back when the device answers.
 fn leaked(memory: &Memory) -> Option<String> {
+    let mut waited = Duration::ZERO;
+    while !memory.leaks().is_empty() && waited < PATIENCE {
+        std::thread::sleep(LOOK);
+        waited += LOOK;
+    }
     let leaks = memory.leaks();
     let list: Vec<String> = leaks
         .iter()
@@ -50,7 +56,7 @@ fn leaked(memory: &Memory) -> Option<String> {
     (!list.is_empty()).then(|| format!("leaked at the unmount: {}", list.join(", ")))
 }
 
-/// How long an answer of the control channel may still use the file system after the unmount.
+/// How long an answer of the control channel, or of the device, may still come after the unmount.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(1);
 
