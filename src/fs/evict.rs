@@ -94,8 +94,10 @@ impl Relief for Fs {
 
     fn unpin(&self) {
         // An error has ended all writing; whoever writes next is told.
-        if !self.is_read_only() {
-            let _ = self.journal.unpin();
+        if !self.is_read_only()
+            && let Err(error) = self.journal.unpin()
+        {
+            self.report(&error);
         }
     }
 

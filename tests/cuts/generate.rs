@@ -17,8 +17,6 @@ pub struct Generator {
     /// What follows of a chain of operations.
     chain: VecDeque<Op>,
     names: u64,
-    /// Without steps aside, eviction and what goes with it.
-    plain: bool,
 }
 
 /// The paths of what there is.
@@ -60,16 +58,6 @@ impl Generator {
             extents,
             chain: VecDeque::new(),
             names: 0,
-            plain: false,
-        }
-    }
-
-    /// The same with operations of POSIX alone, for the tests of faults.
-    #[allow(dead_code)]
-    pub fn plain(self) -> Self {
-        Self {
-            plain: true,
-            ..self
         }
     }
 
@@ -102,7 +90,7 @@ impl Generator {
             (Profile::Space, 0) => self.space(&paths, sizes),
             (Profile::Space, 1) => self.write(&paths, sizes),
             (Profile::Names, 0 | 1) => self.names(&paths),
-            _ if !self.plain && self.rng.below(7) == 0 => self.beside(&paths, sizes),
+            _ if self.rng.below(7) == 0 => self.beside(&paths, sizes),
             _ => self.any(&paths, sizes),
         }
     }

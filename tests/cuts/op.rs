@@ -510,7 +510,10 @@ impl Run {
             }
             Op::CommitAside { after } => {
                 self.clock.advance(Duration::from_secs(6));
-                self.begin_aside(Beside::Commit, *after, Fs::commit_step)
+                // As the committer's thread does.
+                self.begin_aside(Beside::Commit, *after, |fs| {
+                    fs.commit_step().inspect_err(|error| fs.report(error))
+                })
             }
             Op::Evict { all: true } => self.op(|run| {
                 run.fs.evict_all();
