@@ -389,8 +389,8 @@ pub struct Settings {
     pub stripe: u32,
     /// Tell the device about blocks that were freed.
     pub discard: bool,
-    /// Threads that write, 0: as many as there are processors.
-    pub writers: usize,
+    /// Threads that write; `None`: as many as there are processors.
+    pub writers: Option<usize>,
 }
 
 /// Totals, summed at mount and kept exact.

@@ -6,6 +6,8 @@
 
 #[path = "cuts/aside.rs"]
 mod aside;
+#[path = "cuts/beside.rs"]
+mod beside;
 #[path = "cuts/drain.rs"]
 mod drain;
 #[path = "cuts/fleet.rs"]
@@ -18,8 +20,12 @@ mod generate;
 mod judge;
 #[path = "cuts/kernel.rs"]
 mod kernel;
+#[path = "cuts/met.rs"]
+mod met;
 #[path = "cuts/model.rs"]
 mod model;
+#[path = "cuts/names.rs"]
+mod names;
 #[path = "cuts/no_journal.rs"]
 mod no_journal;
 #[path = "cuts/op.rs"]

@@ -157,14 +157,12 @@ impl Groups {
             + geo.group_count as usize * 8
             + summary.zones.bytes();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let writers = settings.writers.map_or(cores, |all| all.min(cores));
         let streams = (geo.group_count as usize / 4).clamp(1, cores);
         let stripe = settings.stripe >> geo.cluster_ratio_bits;
         let groups = Arc::new(Self {
             _charge: memory.charge(Class::Group, bytes),
-            localities: Localities::new(match settings.writers {
-                0 => cores.min(MAX_LOCALITIES),
-                writers => cores.min(writers).min(MAX_LOCALITIES),
-            }),
+            localities: Localities::new(writers.min(MAX_LOCALITIES)),
             streams: (0..streams).map(|_| AtomicU32::new(u32::MAX)).collect(),
             explore: Exploration::new(),
             stats: Stats::default(),

@@ -334,7 +334,7 @@ fn foundation(
             read_only: opened.read_only,
             stripe: stripe(&opened.sb, &opened.geo),
             discard: options.discard,
-            writers: options.threads,
+            writers: Some(options.threads),
         };
         let alloc = Allocator::new(Arc::clone(&cache), Arc::clone(memory), settings)?;
         opened.device = Arc::clone(&ahead) as Arc<dyn Device>;

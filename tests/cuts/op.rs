@@ -2,7 +2,9 @@
 //! exist (any more) is passed over, so that a sequence stays one when some of it is taken away.
 
 use crate::aside::{Aside, Gate};
+use crate::beside::Beside;
 use crate::form::{Setup, WHO, mount};
+use crate::met::Met;
 use crate::model::{Kind, Model, ROOT};
 use crate::tree::dump;
 use serde::{Deserialize, Serialize};
@@ -13,9 +15,9 @@ use uext4::device::record::{Event, Record};
 use uext4::device::sim::{Rng, Ticks};
 use uext4::error::{Error, Posix, Result};
 use uext4::file::Fallocate;
-use uext4::fs::{Fs, NewNode, RenameMode, SetAttr, WriteMode};
+use uext4::fs::{Fs, NewNode, SetAttr, WriteMode};
 use uext4::ids::InodeNumber;
-use uext4::memory::{Reclaimer, Relief, Token};
+use uext4::memory::Token;
 use uext4::xattr::SetMode;
 
 /// A file in the root that takes up space; nobody looks into it.
@@ -144,35 +146,6 @@ pub enum Op {
     },
 }
 
-/// What stands aside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Beside {
-    Flush,
-    Commit,
-}
-
-impl Op {
-    /// Whether it waits for such a step anyway.
-    fn waits_for(&self, step: Beside) -> bool {
-        let both = matches!(
-            self,
-            Op::Sync
-                | Op::Evict { .. }
-                | Op::FlushAside { .. }
-                | Op::CommitAside { .. }
-                | Op::EndAside
-                | Op::Remount
-        );
-        both || match step {
-            Beside::Flush => matches!(self, Op::Flush { .. }),
-            Beside::Commit => matches!(
-                self,
-                Op::Fsync(_) | Op::Fdatasync(_) | Op::Step { .. } | Op::Clean
-            ),
-        }
-    }
-}
-
 pub struct Run {
     pub fs: Arc<Fs>,
     pub record: Arc<Record>,
@@ -182,79 +155,23 @@ pub struct Run {
     pub events: Vec<(usize, Event)>,
     pub block: u64,
     /// Inodes without a name that nobody has forgotten yet.
-    nameless: Vec<u32>,
-    names: u64,
-    setup: Setup,
+    pub nameless: Vec<u32>,
+    pub names: u64,
+    pub setup: Setup,
     /// Open for writing.
-    open: Vec<u32>,
+    pub open: Vec<u32>,
     /// Memory that nobody else gets.
-    ballast: Option<Token>,
+    pub ballast: Option<Token>,
     /// A step that stands still.
-    aside: Option<(Beside, Aside)>,
+    pub aside: Option<(Beside, Aside)>,
     pub met: Met,
-}
-
-/// What a run came across, without which it tried less than it seems.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Met {
-    /// Files whose delayed data the flushers wrote.
-    pub flushed: u64,
-    /// Operations that left blocks set aside.
-    pub set_aside: u64,
-    /// Blocks that were set aside and given up for a writer who needs space.
-    pub given_up: u64,
-    /// Times that there was no space.
-    pub enospc: u64,
-    pub evicted: u64,
-    /// Of those: with blocks set aside.
-    pub evicted_with_preallocations: u64,
-    /// Requests that had to make room in memory.
-    pub reclaims: u64,
-    /// Runs of blocks that the disk was told to forget.
-    pub discards: u64,
-    /// Steps that stood still while operations went on.
-    pub asides: u64,
-}
-
-impl Met {
-    pub fn add(&mut self, other: &Self) {
-        self.flushed += other.flushed;
-        self.set_aside += other.set_aside;
-        self.given_up += other.given_up;
-        self.enospc += other.enospc;
-        self.evicted += other.evicted;
-        self.evicted_with_preallocations += other.evicted_with_preallocations;
-        self.reclaims += other.reclaims;
-        self.discards += other.discards;
-        self.asides += other.asides;
-    }
-
-    /// What was never met, by name.
-    pub fn missing(&self) -> Vec<&'static str> {
-        let all = [
-            ("delayed data flushed", self.flushed),
-            ("blocks set aside", self.set_aside),
-            ("preallocations given up", self.given_up),
-            ("ENOSPC", self.enospc),
-            ("evictions", self.evicted),
-            (
-                "evictions with a preallocation",
-                self.evicted_with_preallocations,
-            ),
-            ("reclaim of memory", self.reclaims),
-            ("discards", self.discards),
-            ("steps aside", self.asides),
-        ];
-        let never = all.into_iter().filter(|(_, count)| *count == 0);
-        never.map(|(name, _)| name).collect()
-    }
 }
 
 pub fn ino(raw: u32) -> InodeNumber {
     InodeNumber::new(raw)
 }
 
-fn file_name(path: &str) -> &[u8] {
+pub fn file_name(path: &str) -> &[u8] {
     path.rsplit('/').next().unwrap_or(path).as_bytes()
 }
 
@@ -308,26 +225,8 @@ impl Run {
         Ok(())
     }
 
-    fn end_aside(&mut self) -> Result<()> {
-        self.aside.take().map_or(Ok(()), |(_, aside)| aside.end())
-    }
-
-    fn begin_aside(
-        &mut self,
-        kind: Beside,
-        after: u32,
-        step: impl FnOnce(&Fs) -> Result<()> + Send + 'static,
-    ) -> Result<()> {
-        let fs = Arc::clone(&self.fs);
-        self.op(|run| {
-            run.aside = Some((kind, Aside::begin(after, move || step(&fs))));
-            run.met.asides += 1;
-            Ok(())
-        })
-    }
-
     /// Whether there was space for it.
-    fn had_space(&mut self, result: Result<()>) -> Result<bool> {
+    pub fn had_space(&mut self, result: Result<()>) -> Result<bool> {
         match result {
             Err(Error::Posix(Posix::NoSpc)) => {
                 self.met.enospc += 1;
@@ -338,7 +237,7 @@ impl Run {
     }
 
     /// Does `work` as the next operation of the model. What it fails with ends the run.
-    fn op(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    pub fn op(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let done = work(self);
         if let Some((_, aside)) = &self.aside {
             aside.settle();
@@ -366,12 +265,12 @@ impl Run {
     }
 
     /// The directory of a path.
-    fn parent(&self, path: &str) -> Option<u32> {
+    pub fn parent(&self, path: &str) -> Option<u32> {
         let dir = self.find(path.rsplit_once('/')?.0)?;
         self.model.is_dir(dir).then_some(dir)
     }
 
-    fn file(&self, path: &str) -> Option<u32> {
+    pub fn file(&self, path: &str) -> Option<u32> {
         let found = self.find(path)?;
         (self.model.tree.nodes[&found].kind == Kind::File).then_some(found)
     }
@@ -501,64 +400,6 @@ impl Run {
         })
     }
 
-    /// What goes on beside the operations on names and data.
-    fn attempt_aside(&mut self, op: &Op) -> Option<Result<()>> {
-        Some(match op {
-            Op::FlushAside { millis, after } => {
-                self.clock.advance(Duration::from_millis(*millis));
-                self.begin_aside(Beside::Flush, *after, |fs| fs.flush_step().map(|_| ()))
-            }
-            Op::CommitAside { after } => {
-                self.clock.advance(Duration::from_secs(6));
-                // As the committer's thread does.
-                self.begin_aside(Beside::Commit, *after, |fs| {
-                    fs.commit_step().inspect_err(|error| fs.report(error))
-                })
-            }
-            Op::Evict { all: true } => self.op(|run| {
-                run.fs.evict_all();
-                Ok(())
-            }),
-            Op::Evict { all: false } => self.op(|run| {
-                let by = if run.setup.direct {
-                    Reclaimer::Direct
-                } else {
-                    Reclaimer::Evictor
-                };
-                // Twice: what was used of late is passed over once.
-                (0..2).for_each(|_| run.fs.prune(1 << 20, by));
-                Ok(())
-            }),
-            Op::GiveUp => self.op(|run| {
-                run.met.given_up += run.fs.discard_preallocations();
-                Ok(())
-            }),
-            Op::Trim { all: true } => self.op(|run| run.fs.trim(WHO, 0, u64::MAX, 0).map(|_| ())),
-            Op::Trim { all: false } => self.op(|run| {
-                run.fs.discard_freed();
-                Ok(())
-            }),
-            Op::Open(path) => {
-                let file = self.file(path)?;
-                self.op(|run| {
-                    run.fs.open(ino(file), true, false, false)?;
-                    run.open.push(file);
-                    Ok(())
-                })
-            }
-            Op::Close if self.open.is_empty() => return None,
-            Op::Close => self.op(|run| {
-                let file = run.open.remove(0);
-                run.fs.release(ino(file), true);
-                while run.fs.reap_step() {}
-                Ok(())
-            }),
-            Op::Forget { count } => (0..*count).try_for_each(|_| self.forget()),
-            Op::Remount => self.remount(),
-            _ => return None,
-        })
-    }
-
     fn create(&mut self, path: &str, new: NewNode<'_>, kind: Kind) -> Option<Result<()>> {
         let dir = self.free_place(path)?;
         let name = file_name(path);
@@ -608,102 +449,6 @@ impl Run {
                 ..SetAttr::default()
             };
             run.fs.setattr(WHO, ino(file), &to).map(|_| ())
-        }))
-    }
-
-    fn rename(&mut self, from: &str, to: &str, exchange: bool) -> Option<Result<()>> {
-        let (dir, what, to_dir) = (self.parent(from)?, self.find(from)?, self.parent(to)?);
-        let target = self.find(to);
-        if exchange && target.is_none() {
-            return None;
-        }
-        let mode = if exchange {
-            RenameMode::Exchange
-        } else {
-            RenameMode::Replace
-        };
-        let (name, to_name) = (file_name(from), file_name(to));
-        Some(self.op(|run| {
-            let done = run
-                .fs
-                .rename(WHO, (ino(dir), name), (ino(to_dir), to_name), mode);
-            match done {
-                Err(Error::Posix(
-                    Posix::Inval
-                    | Posix::NotEmpty
-                    | Posix::IsDir
-                    | Posix::NotDir
-                    | Posix::Exist
-                    | Posix::NoSpc,
-                )) => return Ok(()),
-                done => done?,
-            }
-            if target != Some(what) {
-                run.renamed((dir, name, what), (to_dir, to_name, target), exchange);
-            }
-            Ok(())
-        }))
-    }
-
-    fn renamed(
-        &mut self,
-        (dir, name, what): (u32, &[u8], u32),
-        (to_dir, to_name, target): (u32, &[u8], Option<u32>),
-        exchange: bool,
-    ) {
-        let model = &mut self.model;
-        let links = |ino: Option<u32>| i32::from(ino.is_some_and(|ino| model.is_dir(ino)));
-        let (moves, comes_back) = (links(Some(what)), links(target.filter(|_| exchange)));
-        model.leave(dir, name);
-        if let Some(target) = target {
-            model.leave(to_dir, to_name);
-            if exchange {
-                model.enter(dir, name, target);
-            } else {
-                model.flush_before_replace(what);
-                model.drop_link(to_dir, target);
-                if !model.tree.nodes.contains_key(&target) {
-                    self.nameless.push(target);
-                }
-            }
-        }
-        model.enter(to_dir, to_name, what);
-        if dir != to_dir {
-            model.parent(dir, comes_back - moves);
-            model.parent(to_dir, moves - comes_back);
-        }
-    }
-
-    fn link(&mut self, file: u32, dir: u32, name: &[u8]) -> Result<()> {
-        let done = self.fs.link(ino(file), ino(dir), name).map(|_| ());
-        if self.had_space(done)? {
-            self.model.enter(dir, name, file);
-            self.model.node(file).nlink += 1;
-        }
-        Ok(())
-    }
-
-    fn unlink(&mut self, dir: u32, name: &[u8], file: u32) -> Result<()> {
-        self.fs.unlink(ino(dir), name)?;
-        self.model.leave(dir, name);
-        self.model.drop_link(dir, file);
-        if !self.model.tree.nodes.contains_key(&file) {
-            self.nameless.push(file);
-        }
-        Ok(())
-    }
-
-    fn rmdir(&mut self, path: &str) -> Option<Result<()>> {
-        let (dir, which) = (self.parent(path)?, self.find(path)?);
-        if !self.model.tree.dirs.get(&which)?.is_empty() {
-            return None;
-        }
-        Some(self.op(|run| {
-            run.fs.rmdir(ino(dir), file_name(path))?;
-            run.model.leave(dir, file_name(path));
-            run.model.drop_link(dir, which);
-            run.nameless.push(which);
-            Ok(())
         }))
     }
 
@@ -781,34 +526,7 @@ impl Run {
         }))
     }
 
-    fn many_names(&mut self, dir: &str, path: &str, count: usize) -> Option<Result<()>> {
-        let (to, file) = (self.find(dir)?, self.file(path)?);
-        self.model.tree.dirs.get(&to)?;
-        Some((0..count).try_for_each(|_| {
-            self.names += 1;
-            let name = format!(
-                "{}-of-many-names-that-make-this-directory-split",
-                self.names
-            );
-            if self.model.tree.dirs[&to].contains_key(name.as_bytes()) {
-                return Ok(());
-            }
-            self.op(|run| run.link(file, to, name.as_bytes()))
-        }))
-    }
-
-    fn few_names(&mut self, dir: &str, left: usize) -> Option<Result<()>> {
-        let dir = self.find(dir)?;
-        let names = self.model.tree.dirs.get(&dir)?.clone().into_iter();
-        let files: Vec<_> = names
-            .filter(|(name, ino)| !self.model.is_dir(*ino) && name != FILLER.as_bytes())
-            .collect();
-        let gone = files.into_iter().skip(left);
-        let mut all = gone.map(|(name, file)| self.op(|run| run.unlink(dir, &name, file)));
-        Some(all.find(Result::is_err).unwrap_or(Ok(())))
-    }
-
-    fn forget(&mut self) -> Result<()> {
+    pub fn forget(&mut self) -> Result<()> {
         let Some(gone) = self.nameless.pop() else {
             return Ok(());
         };
@@ -819,7 +537,7 @@ impl Run {
         })
     }
 
-    fn remount(&mut self) -> Result<()> {
+    pub fn remount(&mut self) -> Result<()> {
         self.op(|run| {
             run.meet();
             run.ballast = None;

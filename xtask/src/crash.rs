@@ -68,7 +68,7 @@ fn faults(root: &Path, seeds: u64, first: u64) -> Result<(), String> {
     shell.set_var("UEXT4_FAULT_SEED", (1000 + first).to_string());
     cmd!(
         shell,
-        "cargo test --release --features faults --test faults -- --ignored --exact many_sequences_with_faults --nocapture"
+        "cargo test --release --features faults --test faults -- --ignored --exact sequences::many_sequences_with_faults --nocapture"
     )
     .run()
     .map_err(|e| e.to_string())
