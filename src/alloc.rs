@@ -7,6 +7,7 @@
 mod bitset;
 mod buddy;
 mod claim;
+mod descriptors;
 mod discard;
 mod freed;
 mod groups;

@@ -58,7 +58,7 @@ pub(super) enum Bitmap {
 
 impl Bitmap {
     /// Where it lies, and the flag that says it was never written.
-    fn of(self, desc: &GroupDesc) -> (FsBlock, u16) {
+    pub(super) fn of(self, desc: &GroupDesc) -> (FsBlock, u16) {
         match self {
             Self::Blocks => (desc.block_bitmap, flag::BLOCK_UNINIT),
             Self::Inodes => (desc.inode_bitmap, flag::INODE_UNINIT),
@@ -137,7 +137,7 @@ pub(super) struct Groups {
     /// Why groups were given up, for whoever records it.
     pub(super) errors: Mutex<Vec<Error>>,
     /// Held while the buffer of an uninitialised bitmap is made.
-    fresh: Mutex<()>,
+    pub(super) fresh: Mutex<()>,
     shards: Vec<Mutex<Shard>>,
     buddies: AtomicU32,
     /// Whether a buddy stays in memory, with its bitmap, while blocks are set aside in the group.
@@ -253,51 +253,6 @@ impl Groups {
         for shard in &self.shards {
             shard.lock().drop_idle();
         }
-    }
-
-    /// A group's descriptor as it is now, and the buffer that holds it.
-    pub(super) fn descriptor(&self, index: GroupIndex) -> Result<(BufferRef, GroupDesc)> {
-        let (block, _) = self.geo.desc_location(index);
-        let buffer = self.cache.read(block, BlockKind::Plain)?;
-        let desc = self.parse(&buffer.snapshot(), index)?;
-        Ok((buffer, desc))
-    }
-
-    pub(super) fn parse(&self, block: &[u8], index: GroupIndex) -> Result<GroupDesc> {
-        let (at, offset) = self.geo.desc_location(index);
-        let end = offset + self.geo.desc_size as usize;
-        let bytes = block.get(offset..end).unwrap_or(&[]);
-        GroupDesc::parse(bytes, &self.geo, index)
-            .map_err(|error| error.located(Location::group(index).with_block(at)))
-    }
-
-    pub(super) fn store(&self, block: &mut [u8], index: GroupIndex, desc: &GroupDesc) {
-        let offset = self.geo.desc_location(index).1;
-        let end = offset + self.geo.desc_size as usize;
-        if let Some(bytes) = block.get_mut(offset..end) {
-            desc.write_to(bytes, &self.geo, index);
-        }
-    }
-
-    /// Whether an UNINIT flag is set and means something on this volume.
-    pub(super) fn is_uninit(&self, desc: &GroupDesc, flag: u16) -> bool {
-        desc.flags & flag != 0 && self.geo.features.group_csum()
-    }
-
-    /// The buffer of a group's bitmap, to be written: an uninitialised one is not read from disk.
-    pub(super) fn bitmap_for_write(&self, index: GroupIndex, which: Bitmap) -> Result<BufferRef> {
-        let (buffer, desc) = self.descriptor(index)?;
-        let (block, flag) = which.of(&desc);
-        if self.is_uninit(&desc, flag) {
-            let _fresh = self.fresh.lock();
-            // Whoever initialised it meanwhile has put it into the cache, perhaps even written it home.
-            let desc = self.parse(&buffer.snapshot(), index)?;
-            if self.is_uninit(&desc, flag) {
-                let cached = self.cache.cached(block);
-                return Ok(cached.unwrap_or_else(|| self.cache.fresh(block, BlockKind::Plain)));
-            }
-        }
-        self.cache.read(block, BlockKind::Plain)
     }
 
     /// Whether a run touches the file system's own blocks.

@@ -5,6 +5,7 @@
 //! `itable_unused` covers only inodes that were never used; `free_inodes` of a group is its claims' counter.
 
 use super::bits;
+use super::descriptors::set_padding;
 use super::groups::{Bitmap, Groups, add, sub};
 use super::owner::GroupState;
 use crate::error::{CorruptKind, Error, Location, Posix, Result, Structure};
@@ -202,6 +203,7 @@ impl Groups {
             }
             self.reindex(&state);
         }
+        set_padding(&mut bitmap, self.geo.inodes_per_group);
         if self.geo.features.metadata_csum() {
             desc.inode_bitmap_csum = checksum::inode_bitmap(&self.geo, &bitmap);
         }
@@ -221,12 +223,9 @@ impl Groups {
         if !self.is_uninit(desc, flag::INODE_UNINIT) {
             return self.verify_inode_bitmap(state.index, desc, bitmap);
         }
-        let per_group = self.geo.inodes_per_group;
-        let bits = bitmap.len() as u32 * 8;
         bitmap.fill(0);
-        bits::fill(bitmap, per_group, bits.saturating_sub(per_group), true);
         desc.flags &= !flag::INODE_UNINIT;
-        desc.itable_unused = per_group;
+        desc.itable_unused = self.geo.inodes_per_group;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! the new bytes are published inside of it; write access is taken before the group's lock, bitmap first.
 
 use super::bits;
+use super::descriptors::set_padding;
 use super::groups::{Bitmap, Groups, add, sub};
 use super::owner::{GroupState, Wait};
 use super::reserved::Reserved;
@@ -184,7 +185,8 @@ impl Groups {
     }
 
     /// Publishes a bitmap and puts its checksum into the descriptor.
-    pub(super) fn publish_block_bitmap(&self, bitmap: BufferWrite<'_>, desc: &mut GroupDesc) {
+    pub(super) fn publish_block_bitmap(&self, mut bitmap: BufferWrite<'_>, desc: &mut GroupDesc) {
+        set_padding(&mut bitmap, self.geo.clusters_per_group);
         if self.geo.features.metadata_csum() {
             desc.block_bitmap_csum = checksum::block_bitmap(&self.geo, &bitmap);
         }

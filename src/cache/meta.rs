@@ -71,6 +71,32 @@ impl BlockCache {
         Ok(buffer)
     }
 
+    /// A block of many things, each with a checksum of its own or none; `sound` looks at them all. Whoever changes one of
+    /// them writes its neighbours home as they were read: where one of these is not sound, the block is read once more.
+    /// What the device says twice is how it is, and who uses the damaged thing will hear of it.
+    pub fn read_shared(&self, block: FsBlock, sound: &dyn Fn(&[u8]) -> bool) -> Result<BufferRef> {
+        let mut again = false;
+        loop {
+            let buffer = self.load(block)?;
+            if buffer.kind().is_some() {
+                return Ok(buffer);
+            }
+            let accepted = again || sound(&buffer.snapshot());
+            let mut shard = self.shard(block);
+            // Nobody changes a block before it was accepted; whoever came first has decided.
+            let here = shard.get(block).filter(|here| Arc::ptr_eq(here, &buffer));
+            if here.is_some_and(|here| here.kind().is_none()) {
+                if accepted {
+                    buffer.set_kind(BlockKind::Plain);
+                } else {
+                    log::warn!("block {block}: a checksum does not match; the block is read again");
+                    shard.remove(block);
+                    again = true;
+                }
+            }
+        }
+    }
+
     /// A newly allocated block: all zeros, nothing is read. The caller fills it through `Handle::write`.
     pub fn fresh(&self, block: FsBlock, kind: BlockKind) -> BufferRef {
         let mut frame = self.memory.frame(Class::Meta);
@@ -308,6 +334,28 @@ mod tests {
             assert_eq!(&here.snapshot()[..], bytes);
         }
         assert!(Arc::ptr_eq(&fresh, &cache.cached(block(3)).unwrap()));
+    }
+
+    #[test]
+    fn a_block_with_something_unsound_in_it_is_read_once_more() {
+        let (_dir, cache) = cache();
+        let block = |n| FsBlock::ZERO.checked_add(n).unwrap();
+        let looked = std::cell::Cell::new(0);
+        let look = |sound| {
+            looked.set(looked.get() + 1);
+            sound
+        };
+        let wrong = cache.load(block(1)).unwrap();
+        let right = cache
+            .read_shared(block(1), &|_| look(looked.get() > 0))
+            .unwrap();
+        assert!(!Arc::ptr_eq(&wrong, &right), "not read again");
+        assert_eq!(right.kind(), Some(BlockKind::Plain));
+        // What the device says twice is accepted, and not doubted any more.
+        let first = cache.read_shared(block(2), &|_| look(false)).unwrap();
+        let later = cache.read_shared(block(2), &|_| look(false)).unwrap();
+        assert!(Arc::ptr_eq(&first, &later));
+        assert_eq!(looked.get(), 2);
     }
 
     #[test]

@@ -319,6 +319,17 @@ pub fn stamp_checksum(bytes: &mut [u8], geo: &Geometry, ino: InodeNumber) {
     }
 }
 
+/// Whether every inode in a block of the table, from `first` on, has the checksum that it says; slots never used are zeros.
+pub fn all_sound(block: &[u8], geo: &Geometry, first: InodeNumber) -> bool {
+    let size = usize::try_from(geo.inode_size).unwrap_or(BASE_SIZE).max(1);
+    let numbers = (first.get()..).map(InodeNumber::new);
+    !geo.features.metadata_csum()
+        || block.chunks_exact(size).zip(numbers).all(|(slot, ino)| {
+            let hi = if has_checksum_hi(slot, geo) { 4 } else { 0 };
+            stored_checksum(slot, hi) == checksum(slot, geo, ino) || slot.iter().all(|&b| b == 0)
+        })
+}
+
 fn has_checksum_hi(bytes: &[u8], geo: &Geometry) -> bool {
     geo.inode_size > 128 && le16(bytes, 0x80) >= 4
 }

@@ -7,7 +7,6 @@
 use crate::alloc::Allocator;
 use crate::cache::{BlockCache, BufferRef};
 use crate::error::{CorruptKind, Error, Location, Posix, Result, Structure};
-use crate::format::checksum::BlockKind;
 use crate::format::geometry::Geometry;
 use crate::format::inode::{self, Inode};
 use crate::format::raw::{le32, put_le32};
@@ -110,7 +109,9 @@ impl InodeStore {
                 self.cache.prefetch(at, end.saturating_sub(first));
             }
         }
-        Ok((self.cache.read(block, BlockKind::Plain)?, at))
+        let first = geo.inode_number(group, number * geo.inodes_per_block);
+        let sound = |bytes: &[u8]| inode::all_sound(bytes, geo, first);
+        Ok((self.cache.read_shared(block, &sound)?, at))
     }
 
     /// Runs `change` on the inode's raw bytes in the table and stamps the checksum. 1 credit.
