@@ -8,6 +8,9 @@
 mod aside;
 #[path = "cuts/beside.rs"]
 mod beside;
+#[path = "common/checker.rs"]
+#[allow(dead_code)]
+mod checker;
 #[path = "cuts/drain.rs"]
 mod drain;
 #[path = "cuts/fleet.rs"]

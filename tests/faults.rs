@@ -10,6 +10,9 @@ mod aside;
 #[path = "cuts/beside.rs"]
 #[allow(dead_code)]
 mod beside;
+#[path = "common/checker.rs"]
+#[allow(dead_code)]
+mod checker;
 #[path = "cuts/form.rs"]
 #[allow(dead_code)]
 mod form;
@@ -86,11 +89,10 @@ fn e2fsck(image: &[u8]) -> std::result::Result<(), String> {
     std::fs::write(file.path(), image).expect("the image");
     let output = Command::new("e2fsck").arg("-fn").arg(file.path()).output();
     let output = output.expect("e2fsck");
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(String::from_utf8_lossy(&output.stdout).into_owned())
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stdout).into_owned());
     }
+    checker::finds_nothing(file.path())
 }
 
 fn options(errors: ErrorPolicy) -> Options {

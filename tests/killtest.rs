@@ -163,7 +163,7 @@ impl Stage {
         let found = self.compare(mount.path(), promises);
         mount.unmount();
         found.map_err(|why| format!("by the kernel: {why}"))?;
-        clean(&copy).map_err(|why| format!("after the kernel: {why}"))?;
+        judge::verdict(&copy).map_err(|why| format!("after the kernel: {why}"))?;
 
         let mount = Mount::new(
             Kind::Uext4,
@@ -176,7 +176,7 @@ impl Stage {
         mount.unmount();
         let files = found?;
         self.before = now.unwrap_or_default();
-        clean(self.image.path())?;
+        judge::verdict(self.image.path())?;
         Ok(files)
     }
 
@@ -195,15 +195,6 @@ impl Stage {
             return Err("the files of the round before have changed".into());
         }
         Ok(files)
-    }
-}
-
-fn clean(path: &Path) -> Result<(), String> {
-    let outcome = harness::attempt!("e2fsck", "-fn", path);
-    if outcome.ok() {
-        Ok(())
-    } else {
-        Err(format!("e2fsck -fn: {}", outcome.describe()))
     }
 }
 

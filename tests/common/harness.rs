@@ -7,6 +7,7 @@
 // Each test binary uses its own part of this.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub mod checker;
 pub mod command;
 pub mod detached;
 pub mod fill;

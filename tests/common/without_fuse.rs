@@ -1,9 +1,12 @@
-//! The core without FUSE on image files: making, mounting, walking, and what debugfs and e2fsck say of them.
+//! The core without FUSE on image files: making, mounting, walking, and what debugfs, e2fsck and our checker say of them.
 //!
 //! Source: the design's judges.
 
 // Each test binary uses its own part of this.
 #![allow(dead_code)]
+
+#[path = "checker.rs"]
+mod checker;
 
 use std::collections::HashSet;
 use std::os::unix::fs::FileExt;
@@ -93,6 +96,7 @@ impl CoreImage {
 
     pub fn fsck(&self) {
         run("e2fsck", &["-fn", self.text()]);
+        checker::finds_nothing(&self.path).unwrap_or_else(|said| panic!("{said}"));
     }
 
     /// What debugfs says to a command; `-w` when it writes.

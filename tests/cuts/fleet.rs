@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use uext4::canary::Canary;
+use uext4::evict::PolicyName;
 
 /// What `cargo xtask crash` asks for.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -21,7 +22,7 @@ pub struct Request {
     /// A file of operations instead.
     pub ops: Option<PathBuf>,
     pub canaries: bool,
-    /// One policy of eviction instead of all.
+    /// Eviction at the floor of the memory, by this policy or by "all", one after the other.
     pub evict_policy: Option<String>,
     /// So many different images there must be.
     pub at_least: u64,
@@ -34,6 +35,8 @@ pub struct Request {
 const SHRINKING: Duration = Duration::from_secs(120);
 /// So many seeds come across everything.
 const MEETS_ALL: u64 = 40;
+/// From so many images on, a run of eviction alone must have met a thousand of each policy, a hundred with a preallocation.
+const ALL_POLICIES: u64 = 200_000;
 /// Seeds that a canary may take to be caught.
 const CANARY_SEEDS: u64 = 300;
 
@@ -48,9 +51,17 @@ pub fn run(request: &Request) -> Result<(), String> {
     if counts.seeds > 0 && counts.wraps == 0 {
         return Err("the log never went round".into());
     }
-    let missing = counts.met.missing();
+    let missing = match request.evict_policy {
+        None => counts.met.missing(),
+        Some(_) => counts.met.missing_of_eviction(),
+    };
     if failures.is_empty() && counts.seeds >= MEETS_ALL && !missing.is_empty() {
         return Err(format!("never met: {}", missing.join(", ")));
+    }
+    let few = |(evicted, with): &(u64, u64)| *evicted < 1000 || *with < 100;
+    let many = request.evict_policy.is_some() && counts.distinct >= ALL_POLICIES;
+    if failures.is_empty() && many && counts.evictions.values().any(few) {
+        return Err(format!("too few evictions: {:?}", counts.evictions));
     }
     if failures.is_empty() && counts.distinct < request.at_least {
         return Err(format!("only {} different images", counts.distinct));
@@ -108,10 +119,14 @@ impl Default for Fleet {
 
 impl Fleet {
     fn one(&self, seed: u64, samples: &Samples, request: &Request) {
-        let mut setup = Setup::of_seed(seed);
-        if let Some(policy) = &request.evict_policy {
-            setup.evict.clone_from(policy);
-        }
+        let setup = match request.evict_policy.as_deref() {
+            None => Setup::of_seed(seed),
+            Some("all") => {
+                let all = PolicyName::ALL;
+                Setup::of_eviction(seed, all[seed as usize % all.len()])
+            }
+            Some(name) => Setup::of_eviction(seed, PolicyName::parse(name).expect("a policy")),
+        };
         // So that each seed has its share of what is done seldom.
         let mut counts = Counts {
             states: seed * 97,
@@ -220,6 +235,10 @@ impl Counts {
         self.wraps += other.wraps;
         self.tail_moves += other.tail_moves;
         self.met.add(&other.met);
+        for (policy, (evicted, with)) in &other.evictions {
+            let sum = self.evictions.entry(policy.clone()).or_default();
+            *sum = (sum.0 + evicted, sum.1 + with);
+        }
     }
 }
 

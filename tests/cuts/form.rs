@@ -74,6 +74,14 @@ pub const NO_JOURNAL: Form = form(
     1024,
 );
 
+/// Where eviction is tried: little memory for the size.
+pub const EVICTED: Form = form(
+    "1k,64M",
+    "-t ext4 -b 1024 -J size=1 -O orphan_file",
+    "64M",
+    1024,
+);
+
 const fn form(name: &'static str, mke2fs: &'static str, size: &'static str, block: usize) -> Form {
     Form {
         name,
@@ -91,7 +99,7 @@ const TIME: &str = "1750000000";
 
 impl Form {
     pub fn named(name: &str) -> &'static Form {
-        let mut all = FORMS.iter().chain([const { &NO_JOURNAL }]);
+        let mut all = FORMS.iter().chain(const { &[NO_JOURNAL, EVICTED] });
         all.find(|form| form.name == name).expect("a form")
     }
 
@@ -182,6 +190,8 @@ pub enum Profile {
     Space,
     /// Names and links.
     Names,
+    /// Files with preallocations that are evicted.
+    Eviction,
     /// Commits alone, never a round of the committer: the log stays full, and its tail moves when it must.
     Full,
 }
@@ -248,6 +258,20 @@ impl Setup {
             } else {
                 rng.below(150) as u32
             },
+            ..more
+        }
+    }
+
+    /// A cap at its floor, and all that one policy of eviction does under it.
+    pub fn of_eviction(seed: u64, policy: PolicyName) -> Self {
+        let more = Self::of_seed(seed);
+        Self {
+            form: EVICTED.name.into(),
+            profile: Profile::Eviction,
+            spare: None,
+            evict: policy.name().into(),
+            direct: seed % 2 == 0,
+            pressed: more.pressed.or(Some(320)),
             ..more
         }
     }

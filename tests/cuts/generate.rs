@@ -90,6 +90,7 @@ impl Generator {
             (Profile::Space, 0) => self.space(&paths, sizes),
             (Profile::Space, 1) => self.write(&paths, sizes),
             (Profile::Names, 0 | 1) => self.names(&paths),
+            (Profile::Eviction, 0 | 1) => self.keep_open(&paths, sizes),
             _ if self.rng.below(7) == 0 => self.beside(&paths, sizes),
             _ => self.any(&paths, sizes),
         }

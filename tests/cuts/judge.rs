@@ -1,6 +1,7 @@
 //! Whether a cut image keeps what was promised: it is mounted, compared with the model, unmounted, and judged by our own
 //! checker each time, by e2fsck on a sample. The two must agree.
 
+use crate::checker::check;
 use crate::form::{Form, mount, mount_image, options, scratch};
 use crate::kernel;
 use crate::model::Model;
@@ -123,7 +124,7 @@ impl Judge<'_> {
     /// Our checker makes it whole without a question, orphans and all, before it is mounted.
     pub fn survives_preening(&self, image: &Image, op: usize) -> std::result::Result<(), String> {
         let disk = Disk::new(image.clone());
-        let (status, found) = check(Arc::clone(&disk), fsck::Answer::Preen);
+        let (status, found) = check(Arc::clone(&disk) as Arc<_>, fsck::Answer::Preen);
         if status > fsck::exit::CORRECTED {
             return Err(format!("fsck.uext4 -p: {status}: {}", found.join("; ")));
         }
@@ -180,21 +181,6 @@ fn checked(image: &Image) -> std::result::Result<(), String> {
         "fsck.uext4: {status}: {}; {theirs}",
         found.join("; ")
     ))
-}
-
-/// How our own checker ends, and what it finds. Numbers that nobody relies on are found, but are no damage.
-fn check(disk: Arc<Disk>, answer: fsck::Answer) -> (u8, Vec<String>) {
-    let options = fsck::Options {
-        answer,
-        force: true,
-        now: 1_750_000_000,
-        ..fsck::Options::default()
-    };
-    let mut found = fsck::report::Collect::default();
-    let mut report = fsck::report::Reporter::new(answer, &mut found);
-    let outcome = fsck::check(disk, &options, &mut report);
-    let texts = found.0.into_iter().map(|finding| finding.text).collect();
-    (outcome.status, texts)
 }
 
 /// e2fsck has nothing to say.

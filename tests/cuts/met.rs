@@ -39,19 +39,31 @@ impl Met {
 
     /// What was never met, by name.
     pub fn missing(&self) -> Vec<&'static str> {
+        let more = [
+            ("preallocations given up", self.given_up),
+            ("ENOSPC", self.enospc),
+            ("discards", self.discards),
+            ("steps aside", self.asides),
+        ];
+        let never = more.into_iter().filter(|(_, count)| *count == 0);
+        let never = never.map(|(name, _)| name);
+        self.missing_of_eviction()
+            .into_iter()
+            .chain(never)
+            .collect()
+    }
+
+    /// The same, of a run that is about eviction alone.
+    pub fn missing_of_eviction(&self) -> Vec<&'static str> {
         let all = [
             ("delayed data flushed", self.flushed),
             ("blocks set aside", self.set_aside),
-            ("preallocations given up", self.given_up),
-            ("ENOSPC", self.enospc),
             ("evictions", self.evicted),
             (
                 "evictions with a preallocation",
                 self.evicted_with_preallocations,
             ),
             ("reclaim of memory", self.reclaims),
-            ("discards", self.discards),
-            ("steps aside", self.asides),
         ];
         let never = all.into_iter().filter(|(_, count)| *count == 0);
         never.map(|(name, _)| name).collect()

@@ -8,7 +8,7 @@ use crate::met::Met;
 use crate::model::Model;
 use crate::op::{Op, Run};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use uext4::canary::Canary;
 use uext4::device::record::Event;
 use uext4::device::sim::{Disk, Image, Kept, Power, Rng, SECTOR};
@@ -85,6 +85,8 @@ pub struct Counts {
     /// How often its tail moved.
     pub tail_moves: u64,
     pub met: Met,
+    /// Evictions by policy, and those of them with a preallocation.
+    pub evictions: BTreeMap<String, (u64, u64)>,
 }
 
 /// Runs the operations; those of the seed if none are given.
@@ -189,6 +191,8 @@ impl Recorded {
         counts.events += self.events.len() as u64;
         self.count_log(counts);
         counts.met.add(&self.met);
+        let evicted = (self.met.evicted, self.met.evicted_with_preallocations);
+        counts.evictions.insert(self.setup.evict.clone(), evicted);
         let mut examination = Examination {
             recorded: self,
             judge,

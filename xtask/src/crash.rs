@@ -17,7 +17,7 @@ pub struct Options {
     /// The sequence of operations in this file instead (a failing seed prints its own).
     #[arg(long, value_name = "FILE")]
     ops: Option<PathBuf>,
-    /// One policy of eviction instead of all seven: nofail, retry, eagain, skip, pin, reserve or derive.
+    /// Runs of eviction at the floor of the memory, by nofail, retry, eagain, skip, pin, reserve or derive, or by each (all).
     #[arg(long, value_name = "POLICY")]
     evict_policy: Option<String>,
     /// Break one line after the other instead; fails if one is not noticed.
@@ -54,9 +54,13 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     simulate(root, &request)
 }
 
-/// What continuous integration runs: 40 seeds, and the lines that are broken on purpose.
+/// What continuous integration runs: 40 seeds, 7 of eviction, and the lines that are broken on purpose.
 pub fn short(root: &Path) -> Result<(), String> {
     simulate(root, &json!({ "seeds": 40, "seed": 0, "at_least": 20_000 }))?;
+    simulate(
+        root,
+        &json!({ "seeds": 7, "seed": 0, "evict_policy": "all", "at_least": 2_000 }),
+    )?;
     simulate(root, &json!({ "canaries": true }))
 }
 
