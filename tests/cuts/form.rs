@@ -271,7 +271,7 @@ impl Setup {
             spare: None,
             evict: policy.name().into(),
             direct: seed % 2 == 0,
-            pressed: more.pressed.or(Some(320)),
+            pressed: Some(240 + (seed % 3) as u32 * 20),
             ..more
         }
     }

@@ -42,6 +42,7 @@ impl Met {
         let more = [
             ("preallocations given up", self.given_up),
             ("ENOSPC", self.enospc),
+            ("reclaim of memory", self.reclaims),
             ("discards", self.discards),
             ("steps aside", self.asides),
         ];
@@ -63,7 +64,6 @@ impl Met {
                 "evictions with a preallocation",
                 self.evicted_with_preallocations,
             ),
-            ("reclaim of memory", self.reclaims),
         ];
         let never = all.into_iter().filter(|(_, count)| *count == 0);
         never.map(|(name, _)| name).collect()
