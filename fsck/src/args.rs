@@ -26,6 +26,9 @@ pub struct Args {
     /// Check even if the file system is marked as clean
     #[arg(short = 'f')]
     force: bool,
+    /// Pack and index every directory anew
+    #[arg(short = 'D', conflicts_with = "no")]
+    optimize: bool,
     /// Use the superblock in this block
     #[arg(short = 'b', value_name = "BLOCK")]
     superblock: Option<u64>,
@@ -38,7 +41,7 @@ pub struct Args {
     /// Keep what is overwritten in this new file, for e2undo(8)
     #[arg(short = 'z', value_name = "FILE", conflicts_with = "extended")]
     pub undo: Option<PathBuf>,
-    /// Write progress to this file descriptor; 0 for a bar
+    /// Write progress to this file descriptor, 0 for a bar; a negative one waits for SIGUSR1
     #[arg(short = 'C', value_name = "FD", allow_hyphen_values = true)]
     pub progress: Option<i32>,
     /// Say more
@@ -122,6 +125,7 @@ impl Args {
         Options {
             answer: self.answer(),
             force: self.force || self.superblock.is_some(),
+            optimize: self.optimize,
             superblock: self.superblock,
             block_size: self.block_size,
             now,

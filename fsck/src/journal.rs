@@ -354,7 +354,7 @@ impl Fsck<'_, '_> {
         }
         let mut raw = self.new_file(blocks.into());
         let now = self.options.now as u32;
-        let Some(runs) = self.space(blocks.into()) else {
+        let Some(runs) = self.space(blocks.into(), self.geo.blocks_count / 2) else {
             self.report
                 .note("there is no space for a new journal: the file system has none now");
             return Ok(());
@@ -407,11 +407,10 @@ impl Fsck<'_, '_> {
         raw
     }
 
-    /// Free blocks for a file of the file system's own.
-    pub fn space(&mut self, blocks: u64) -> Option<Vec<Run>> {
+    /// Free blocks for a whole file, near another block.
+    pub fn space(&mut self, blocks: u64, near: u64) -> Option<Vec<Run>> {
         let ratio = 1_u64 << self.geo.cluster_ratio_bits;
         let mut map = crate::map::Map::default();
-        let near = self.geo.blocks_count / 2;
         let mut free = self.free();
         let mut lblk = 0;
         let mut place = near;

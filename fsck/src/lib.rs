@@ -28,6 +28,7 @@ mod pass3;
 mod pass4;
 mod pass5;
 mod quota;
+mod rehash;
 mod relocate;
 mod session;
 mod superblock;
@@ -61,6 +62,8 @@ pub struct Options {
     pub answer: Answer,
     /// Check even if the file system says that it is clean.
     pub force: bool,
+    /// `-D`: every directory is packed and indexed anew.
+    pub optimize: bool,
     /// `-b`: block number of the superblock to use.
     pub superblock: Option<u64>,
     /// `-B`: block size, where `superblock` is given.

@@ -3,12 +3,12 @@
 //! Source: e2fsck(8).
 //! Invariants: an entry is added only where the block's chain has room for it, or in a new block.
 
-use crate::Result;
 use crate::dirblock;
 use crate::image::Stage;
 use crate::inodes::known;
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
+use crate::{Answer, Result};
 use uext4::format::checksum::{self, BlockKind};
 use uext4::format::inode::flag;
 use uext4::ids::FsBlock;
@@ -34,14 +34,17 @@ impl Fsck<'_, '_> {
                 return Ok(());
             }
         }
-        // Without a use for it there is no need for one, but a file system has it.
-        if self.report.fix(Problem::LostFoundMissing, At::new())? {
-            self.make_lost_found()?;
+        // Without a use for it there is no need for one, but a file system that is written to gets it.
+        if self.report.answer() == Answer::No {
+            return Ok(());
         }
-        Ok(())
+        self.make_lost_found()
     }
 
     fn make_lost_found(&mut self) -> Result<()> {
+        if !self.report.fix(Problem::LostFoundMissing, At::new())? {
+            return Ok(());
+        }
         let made = match self.free_inode() {
             Some(ino) if self.make_directory(ino, ROOT, 0o700)? => Some(ino),
             _ => None,
@@ -66,6 +69,9 @@ impl Fsck<'_, '_> {
 
     /// Gives an inode an entry in /lost+found; the directory that it went to.
     pub fn reconnect(&mut self, ino: u32) -> Result<Option<u32>> {
+        if self.lost_found.is_none() && self.report.answer() == Answer::No {
+            self.make_lost_found()?;
+        }
         let Some(home) = self.lost_found else {
             return Ok(None);
         };

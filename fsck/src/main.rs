@@ -5,6 +5,7 @@
 //! passed over.
 
 mod args;
+mod progress;
 mod screen;
 
 use args::{Args, Parsed};

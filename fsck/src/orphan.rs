@@ -286,7 +286,7 @@ impl Fsck<'_, '_> {
 
     fn fill_orphan_file(&mut self, ino: u32, blocks: u64) -> Result<bool> {
         let mut raw = self.new_file(blocks);
-        let Some(runs) = self.space(blocks) else {
+        let Some(runs) = self.space(blocks, self.geo.blocks_count / 2) else {
             return Ok(false);
         };
         if !self.replace_map(ino, &mut raw, &crate::map::Map::default(), &runs)? {

@@ -110,6 +110,7 @@ impl Fsck<'_, '_> {
         self.report.progress(1, 0, 1)?;
         self.check_bad_blocks()?;
         self.check_resize_inode()?;
+        self.check_quota_inodes()?;
         self.make_root_if_missing()?;
         let mut facts = probe::all(self)?;
         let mut suspects = std::mem::take(&mut facts.suspects);
@@ -253,7 +254,7 @@ impl Fsck<'_, '_> {
                 && !self.zones.contains(cluster)
                 && !self.twice.contains(cluster)
             {
-                self.used.remove(cluster, 1);
+                self.released.push((cluster, 1));
             }
         }
         let new = crate::map::read(&self.image, &self.geo, raw)?;

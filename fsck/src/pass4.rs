@@ -8,7 +8,7 @@ use crate::inodes::{Known, known};
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
 use uext4::format::features::ro_compat;
-use uext4::format::inode::flag::EA_INODE;
+use uext4::format::inode::flag::{EA_INODE, INDEX};
 
 const LINKS_MAX: u32 = 65000;
 
@@ -62,10 +62,11 @@ impl Fsck<'_, '_> {
             }
             expected = 1;
         }
-        // A count of 1 of a directory that once had too many stays.
+        // A count of 1 of a directory that once had too many, and so has an index, stays.
         if known.file_type == 2
             && known.links == 1
             && self.geo.features.has_ro_compat(ro_compat::DIR_NLINK)
+            && self.read_inode(ino)?.has(INDEX)
         {
             return Ok(());
         }

@@ -25,6 +25,8 @@ impl Fsck<'_, '_> {
             free_clusters += u64::from(self.block_bitmap(group)?);
             free_inodes += u64::from(self.inode_bitmap(group)?);
         }
+        let all = u64::from(self.geo.group_count);
+        self.report.progress(5, all, all)?;
         self.files = u64::from(self.geo.inodes_count).saturating_sub(free_inodes);
         let free_blocks = free_clusters << self.geo.cluster_ratio_bits;
         // The kernel writes the superblock's totals at unmount only, and believes the descriptors.

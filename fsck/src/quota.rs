@@ -7,13 +7,14 @@
 use crate::Result;
 use crate::image::Stage;
 use crate::inode::Raw;
-use crate::inodes::known;
+use crate::inodes::{Known, known};
 use crate::map::Run;
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
 use std::collections::BTreeMap;
 use uext4::format::features::ro_compat;
 use uext4::format::raw::{le16, le32, le64, put_le16, put_le32, put_le64};
+use uext4::format::superblock::Superblock;
 
 const BLOCK: usize = 1024;
 const DEPTH: u32 = 4;
@@ -59,20 +60,77 @@ impl Entry {
 
 type Entries = BTreeMap<u32, Entry>;
 
+/// The inodes of the files, 0 for none.
+pub fn inums(sb: &Superblock) -> [u32; 3] {
+    [
+        sb.s_usr_quota_inum(),
+        sb.s_grp_quota_inum(),
+        sb.s_prj_quota_inum(),
+    ]
+}
+
 impl Fsck<'_, '_> {
     pub fn check_quotas(&mut self) -> Result<()> {
         if !self.geo.features.has_ro_compat(ro_compat::QUOTA) {
             return Ok(());
         }
-        let inums = [
-            self.sb.s_usr_quota_inum(),
-            self.sb.s_grp_quota_inum(),
-            self.sb.s_prj_quota_inum(),
-        ];
+        let inums = inums(&self.sb);
         let usage = self.usage(&inums)?;
         for (kind, ino) in inums.into_iter().enumerate() {
             if ino != 0 {
                 self.check_quota(kind, ino, &usage[kind])?;
+            } else if self.new_quota[kind] {
+                self.make_quota(kind, &usage[kind])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file in the place of one that was dropped.
+    fn make_quota(&mut self, kind: usize, usage: &BTreeMap<u32, Usage>) -> Result<()> {
+        let own = [Some(3), Some(4), None][kind];
+        let Some(ino) = own.or_else(|| self.free_inode()) else {
+            return Ok(());
+        };
+        let entry = |(id, usage): (&u32, &Usage)| (*id, Entry([0; ENTRY]).with(*id, *usage));
+        let file = write(&usage.iter().map(entry).collect(), kind, &[]);
+        let raw = self.new_file(0);
+        if !self.store_file(ino, raw, &file)? {
+            return Ok(());
+        }
+        let known = Known {
+            file_type: 1,
+            flags: known::SPECIAL,
+            ..Known::default()
+        };
+        self.inodes.set(ino, known);
+        match kind {
+            0 => self.sb.set_s_usr_quota_inum(ino),
+            1 => self.sb.set_s_grp_quota_inum(ino),
+            _ => self.sb.set_s_prj_quota_inum(ino),
+        }
+        Ok(())
+    }
+
+    /// Inodes that are no files are dropped before pass 1, which then judges them as what they are.
+    pub fn check_quota_inodes(&mut self) -> Result<()> {
+        if !self.geo.features.has_ro_compat(ro_compat::QUOTA) {
+            return Ok(());
+        }
+        for (kind, ino) in inums(&self.sb).into_iter().enumerate() {
+            let raw = self.read_inode(ino)?;
+            let free = ino >= self.geo.first_ino || ino == [3, 4, 0][kind];
+            if ino == 0 || free && raw.is_reg() && raw.links() != 0 {
+                continue;
+            }
+            let at = At::ino(ino).label(NAMES[kind]);
+            if self.report.fix(Problem::QuotaInode, at)? {
+                match kind {
+                    0 => self.sb.set_s_usr_quota_inum(0),
+                    1 => self.sb.set_s_grp_quota_inum(0),
+                    _ => self.sb.set_s_prj_quota_inum(0),
+                }
+                self.new_quota[kind] = true;
             }
         }
         Ok(())
@@ -105,15 +163,8 @@ impl Fsck<'_, '_> {
     fn check_quota(&mut self, kind: usize, ino: u32, usage: &BTreeMap<u32, Usage>) -> Result<()> {
         let raw = self.read_inode(ino)?;
         let at = At::ino(ino).label(NAMES[kind]);
-        if !raw.is_reg() || raw.links() == 0 || ino > self.geo.inodes_count {
-            if self.report.fix(Problem::QuotaInode, at)? {
-                match kind {
-                    0 => self.sb.set_s_usr_quota_inum(0),
-                    1 => self.sb.set_s_grp_quota_inum(0),
-                    _ => self.sb.set_s_prj_quota_inum(0),
-                }
-            }
-            return Ok(());
+        if !raw.is_reg() || raw.links() == 0 {
+            return Ok(()); // left as it is, by an answer
         }
         let bytes = self.contents(&raw)?;
         let (old, wrong) = match read(&bytes, kind) {
@@ -139,7 +190,7 @@ impl Fsck<'_, '_> {
             new.insert(*id, entry.with(*id, *usage));
         }
         let file = write(&new, kind, &bytes);
-        self.store_file(ino, raw, &file)
+        self.store_file(ino, raw, &file).map(|_| ())
     }
 
     fn contents(&self, raw: &Raw) -> Result<Vec<u8>> {
@@ -155,8 +206,8 @@ impl Fsck<'_, '_> {
         Ok(bytes)
     }
 
-    /// Writes a whole file into the blocks that it has, and into new ones.
-    fn store_file(&mut self, ino: u32, mut raw: Raw, file: &[u8]) -> Result<()> {
+    /// Writes a whole file into the blocks that it has, and into new ones; false without space.
+    fn store_file(&mut self, ino: u32, mut raw: Raw, file: &[u8]) -> Result<bool> {
         let map = crate::map::read(&self.image, &self.geo, &raw)?;
         let mut runs = map.data.clone();
         let mut grown = false;
@@ -175,7 +226,7 @@ impl Fsck<'_, '_> {
             let near = runs.first().map_or(0, |run| run.pblk);
             let Some(block) = self.block_for(&new, lblk, near) else {
                 self.report.note("there is no space for a quota file");
-                return Ok(());
+                return Ok(false);
             };
             self.image.write(block, bytes, Stage::Fresh)?;
             let run = Run {
@@ -188,10 +239,11 @@ impl Fsck<'_, '_> {
             grown = true;
         }
         if grown && !self.replace_map(ino, &mut raw, &map, &runs)? {
-            return Ok(());
+            return Ok(false);
         }
         raw.set_size(raw.size().max(file.len() as u64));
-        self.write_inode(ino, &mut raw)
+        self.write_inode(ino, &mut raw)?;
+        Ok(true)
     }
 }
 

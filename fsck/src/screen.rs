@@ -4,6 +4,7 @@
 //! Invariants: with `--json` standard output holds one object and nothing else.
 
 use crate::args::Args;
+use crate::progress::Progress;
 use fsck::report::{Finding, Listener};
 use fsck::{Answer, Outcome, exit};
 use std::io::{BufRead, Write};
@@ -24,10 +25,7 @@ pub struct Screen {
     json: bool,
     verbose: bool,
     timing: bool,
-    progress: Option<i32>,
-    /// Where programs read the progress.
-    sink: Option<std::fs::File>,
-    device: String,
+    progress: Progress,
     pass: u8,
     started: Instant,
     findings: Vec<Finding>,
@@ -41,9 +39,7 @@ impl Screen {
             json: args.json,
             verbose: args.verbose,
             timing: args.timing > 0,
-            progress: args.progress,
-            sink: args.progress.filter(|fd| *fd > 0).and_then(open),
-            device: args.device.display().to_string(),
+            progress: Progress::new(args.progress, args.device.display().to_string()),
             pass: 0,
             started: Instant::now(),
             findings: Vec::new(),
@@ -52,6 +48,7 @@ impl Screen {
     }
 
     pub fn end(&mut self, device: &Path, outcome: &Outcome) {
+        self.progress.wipe();
         if self.json {
             let report = serde_json::json!({
                 "device": device.display().to_string(),
@@ -90,15 +87,14 @@ impl Screen {
                 "{device}: {state}; {files} of {inodes} inodes, {blocks_used} of {blocks} blocks in use"
             );
         }
+        if self.verbose {
+            let Outcome { found, fixed, .. } = *outcome;
+            println!("{found} problems, {fixed} of them repaired");
+        }
         if self.timing {
             println!("{:.3} s", self.started.elapsed().as_secs_f64());
         }
     }
-}
-
-fn open(fd: i32) -> Option<std::fs::File> {
-    let path = format!("/proc/self/fd/{fd}");
-    std::fs::OpenOptions::new().append(true).open(path).ok()
 }
 
 impl Listener for Screen {
@@ -107,6 +103,7 @@ impl Listener for Screen {
             self.findings.push(finding.clone());
             return;
         }
+        self.progress.wipe();
         let done = match (finding.done, self.answer) {
             (true, _) => "yes",
             (false, _) => "no",
@@ -118,6 +115,7 @@ impl Listener for Screen {
     }
 
     fn note(&mut self, text: &str) {
+        self.progress.wipe();
         if self.json {
             eprintln!("fsck.uext4: {text}");
         } else {
@@ -126,26 +124,22 @@ impl Listener for Screen {
     }
 
     fn progress(&mut self, pass: u8, done: u64, all: u64) {
-        if let Some(sink) = &mut self.sink {
-            // A reader that went away is no reason to stop.
-            let _ = writeln!(sink, "{pass} {done} {all} {}", self.device);
-        }
         if pass != self.pass {
             self.pass = pass;
             let name = PASSES.get(usize::from(pass)).unwrap_or(&"");
-            if !self.json
-                && self.answer != Answer::Preen
-                && (self.verbose || self.progress.is_none())
-            {
+            if !self.json && self.answer != Answer::Preen {
+                self.progress.wipe();
                 println!("Pass {pass}: {name}");
             }
         }
+        self.progress.show(pass, done, all);
     }
 
     fn ask(&mut self, question: &str, default: bool) -> Option<bool> {
         if self.all {
             return Some(true);
         }
+        self.progress.wipe();
         loop {
             let hint = if default { "Y/n/a" } else { "y/N/a" };
             print!("{question} [{hint}] ");

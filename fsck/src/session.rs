@@ -63,6 +63,8 @@ pub struct Fsck<'o, 'l> {
     pub new_journal: Option<u32>,
     /// The orphan file is to be made anew.
     pub new_orphan_file: bool,
+    /// Quota files (of users, groups, projects) that are to be made anew.
+    pub new_quota: [bool; 3],
     /// Inodes of the orphan list and file, to be truncated or freed.
     pub orphans: BTreeSet<u32>,
     pub lost_found: Option<u32>,
@@ -70,6 +72,8 @@ pub struct Fsck<'o, 'l> {
     pub lost_inodes: BTreeSet<u32>,
     /// Directories to be rebuilt.
     pub rehash: BTreeSet<u32>,
+    /// Clusters that become free at the end: what lies in them may still be needed if the run is cut off.
+    pub released: Vec<(u64, u64)>,
     pub files: u64,
 }
 
@@ -155,10 +159,12 @@ fn check_opened(
         copies: opened.copy.is_some(),
         new_journal: prepared.new_journal,
         new_orphan_file: false,
+        new_quota: [false; 3],
         orphans: BTreeSet::new(),
         lost_found: None,
         lost_inodes: BTreeSet::new(),
         rehash: BTreeSet::new(),
+        released: Vec::new(),
         files: 0,
         image,
         geo,
@@ -206,6 +212,7 @@ impl Fsck<'_, '_> {
         self.ea_refs.clear();
         self.policies.clear();
         self.rehash.clear();
+        self.released.clear();
         self.lost_found = None;
         self.lost_inodes.clear();
         self.files = 0;
@@ -218,9 +225,13 @@ impl Fsck<'_, '_> {
         self.pass2()?;
         self.pass3()?;
         self.pass4()?;
+        self.rehash()?;
         self.make_journal()?;
         self.make_orphan_file()?;
         self.check_quotas()?;
+        for (first, count) in std::mem::take(&mut self.released) {
+            self.used.remove(first, count);
+        }
         self.pass5()
     }
 
@@ -230,7 +241,7 @@ impl Fsck<'_, '_> {
         if !left {
             let valid = (self.sb.s_state() | state::VALID_FS) & !state::ERROR_FS;
             if self.sb.s_state() & state::VALID_FS == 0 && self.report.found == 0 {
-                self.report.fix(Problem::NotClean, At::new())?;
+                self.report.hint(Problem::NotClean, At::new())?;
             }
             self.sb.set_s_state(valid);
         } else if fixing {

@@ -84,7 +84,7 @@ fn options_that_contradict_or_are_not_known_are_exit_16() {
         &["-n", "-y"],
         &["-y", "-E", "fixes_only"],
         &["-n", "-E", "journal_only"],
-        &["-y", "-D"],
+        &["-n", "-D"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_fsck-uext4"))
             .args(args)
@@ -196,4 +196,40 @@ fn the_library_finds_and_repairs() {
     assert_eq!((status, found.len()), (fsck::exit::CLEAN, 0));
     succeed("e2fsck", &["-fn", text(&image)]);
     assert!(succeed("debugfs", &["-R", "ls -p /lost+found", text(&image)]).contains("/#"));
+}
+
+/// As fsck(8) finds it.
+#[test]
+fn called_by_fsck() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path());
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    for name in ["uext4", "fuse.uext4"] {
+        let program = dir.path().join(format!("fsck.{name}"));
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_fsck-uext4"), program).unwrap();
+        let check = |args: &[&str]| {
+            let mut command = Command::new("fsck");
+            command.args(["-t", name]).env("PATH", &path).arg(&image);
+            command.args(args).output().unwrap()
+        };
+        for args in [&["-n", "-f"][..], &["-p", "-f"], &["-y", "-f"]] {
+            let output = check(args);
+            assert_eq!(output.status.code(), Some(0), "{name} {args:?}: {output:?}");
+        }
+        succeed(
+            "debugfs",
+            &["-w", "-R", "ssv free_blocks_count 1", text(&image)],
+        );
+        succeed(
+            "debugfs",
+            &["-w", "-R", "set_bg 0 free_blocks_count 1", text(&image)],
+        );
+        assert_eq!(check(&["-n", "-f"]).status.code(), Some(4));
+        assert_eq!(check(&["-p", "-f"]).status.code(), Some(1));
+        assert_eq!(check(&["-n", "-f"]).status.code(), Some(0));
+    }
 }

@@ -98,17 +98,16 @@ impl<'a, 'l> Check<'a, 'l> {
         self.fix(problem, At::ino(self.ino))
     }
 
+    fn is_special_quota(&self) -> bool {
+        crate::quota::inums(self.around.sb).contains(&self.ino)
+    }
+
     /// One of the file system's own inodes.
     pub fn is_special(&self) -> bool {
         let sb = self.around.sb;
-        let quota = [
-            sb.s_usr_quota_inum(),
-            sb.s_grp_quota_inum(),
-            sb.s_prj_quota_inum(),
-        ];
         self.ino < self.around.geo.first_ino && self.ino != 2
             || self.features.has_compat(compat::ORPHAN_FILE) && self.ino == sb.s_orphan_file_inum()
-            || self.features.has_ro_compat(ro_compat::QUOTA) && quota.contains(&self.ino)
+            || self.features.has_ro_compat(ro_compat::QUOTA) && self.is_special_quota()
             || self.features.has_compat(compat::HAS_JOURNAL) && self.ino == sb.s_journal_inum()
     }
 
@@ -116,7 +115,7 @@ impl<'a, 'l> Check<'a, 'l> {
         let sb = self.around.sb;
         let own = match self.ino {
             1 | 2 => true,
-            3 | 4 => self.features.has_ro_compat(ro_compat::QUOTA),
+            3 | 4 => self.features.has_ro_compat(ro_compat::QUOTA) && self.is_special_quota(),
             7 => self.features.has_compat(compat::RESIZE_INODE),
             8 => self.features.has_compat(compat::HAS_JOURNAL) && sb.s_journal_inum() == 8,
             5 => !self.raw.is_dir(),
@@ -127,7 +126,7 @@ impl<'a, 'l> Check<'a, 'l> {
 
     pub fn run(&mut self) -> Result<Verdict> {
         if self.ino == 1 {
-            return Ok(Verdict::Unused);
+            return Ok(Verdict::Unused); // bad blocks: looked at as a whole
         }
         let wrong = !self.raw.checksum_is_right(self.around.geo, self.ino);
         let verdict = self.judge_inode(wrong)?;
@@ -143,7 +142,11 @@ impl<'a, 'l> Check<'a, 'l> {
     }
 
     fn judge_inode(&mut self, wrong: bool) -> Result<Verdict> {
-        if self.is_reserved_and_unused() {
+        let reserved = self.is_reserved_and_unused();
+        if reserved || self.ino == 7 {
+            self.time_of_deletion()?;
+        }
+        if reserved {
             return self.reserved();
         }
         if self.ino == 7 {
@@ -160,12 +163,8 @@ impl<'a, 'l> Check<'a, 'l> {
         }
         if self.ino == 2 {
             self.root()?;
-        } else if self.raw.dtime() != 0
-            && (!self.is_special() || self.raw.dtime() <= self.around.geo.inodes_count)
-            && self.fix_here(Problem::InUseDtime)?
-        {
-            self.raw.set_dtime(0);
-            self.dirty = true;
+        } else {
+            self.time_of_deletion()?;
         }
         if !self.map_flags()? || !self.type_and_flags()? || !self.attributes()? {
             return Ok(Verdict::Clear);
@@ -181,6 +180,17 @@ impl<'a, 'l> Check<'a, 'l> {
         }
         self.remember();
         Ok(Verdict::Used)
+    }
+
+    /// An inode in use has none; one of the file system's own, none that was a place in the list of orphans.
+    fn time_of_deletion(&mut self) -> Result<()> {
+        let time = self.raw.dtime();
+        let place = time <= self.around.geo.inodes_count;
+        if time != 0 && (place || !self.is_special()) && self.fix_here(Problem::InUseDtime)? {
+            self.raw.set_dtime(0);
+            self.dirty = true;
+        }
+        Ok(())
     }
 
     fn unused(&mut self) -> Result<Verdict> {
@@ -218,6 +228,9 @@ impl<'a, 'l> Check<'a, 'l> {
         }
         if bad && self.fix(Problem::ReservedMode, At::ino(self.ino).found(found))? {
             self.raw.set_mode(0);
+            if matches!(self.ino, 3 | 4) {
+                self.raw.bytes.fill(0);
+            }
             self.dirty = true;
         }
         Ok(Verdict::Unused)

@@ -6,11 +6,13 @@
 
 use super::check::Check;
 use crate::Result;
+use crate::alloc::cluster_of;
 use crate::map::{Map, Run, in_volume, raw_extent, raw_index};
 use crate::problem::{At, Problem};
 use std::collections::HashSet;
 use uext4::format::checksum::{self, BlockKind};
 use uext4::format::extent::{self, FILE_BLOCKS, Header};
+use uext4::format::raw::{le16, put_le16};
 use uext4::ids::FsBlock;
 
 #[derive(Default)]
@@ -27,7 +29,19 @@ impl Check<'_, '_> {
     /// `None` to empty the inode.
     pub fn extent_tree(&mut self) -> Result<Option<Tree>> {
         let mut tree = Tree::default();
-        let root = self.raw.i_block().to_vec();
+        let mut root = self.raw.i_block().to_vec();
+        if let Some(depth) = self.depth_of_root(&root)?
+            && self.fix(
+                Problem::ExtentDepth,
+                At::ino(self.ino)
+                    .found(le16(&root, 6).into())
+                    .expected(depth.into()),
+            )?
+        {
+            put_le16(&mut root, 6, depth);
+            self.raw.i_block_mut().copy_from_slice(&root);
+            self.dirty = true;
+        }
         let Ok(header) = Header::parse(&root, None) else {
             if self.fix_here(Problem::ExtentHeader)? {
                 // A file that never had a block loses nothing.
@@ -41,6 +55,37 @@ impl Check<'_, '_> {
         };
         self.node(&root, header, &mut tree)?;
         Ok(Some(tree))
+    }
+
+    /// What the depth must be instead, where what follows the root shows that it is wrong.
+    fn depth_of_root(&self, root: &[u8]) -> Result<Option<u16>> {
+        let geo = self.around.geo;
+        let mut leaf = root.to_vec();
+        put_le16(&mut leaf, 6, 0);
+        let Ok(header) = Header::parse(&leaf, None) else {
+            return Ok(None);
+        };
+        if header.entries == 0 {
+            return Ok(None);
+        }
+        let depth = le16(root, 6);
+        let (_, child) = raw_index(root, 0);
+        if in_volume(geo, child, 1) && !self.around.zones.contains(cluster_of(geo, child)) {
+            let node = self.around.image.read(child)?;
+            if let Ok(below) = Header::parse(&node, None) {
+                let right = below.depth + 1;
+                return Ok((right != depth && right <= extent::MAX_DEPTH).then_some(right));
+            }
+        }
+        let mut next = 0;
+        let sound = (0..header.entries).all(|index| {
+            let found = raw_extent(&leaf, index);
+            let (start, len) = (u64::from(found.lblk), u64::from(found.len));
+            let follows = start >= next && len > 0;
+            next = start + len;
+            follows && in_volume(geo, found.pblk, len)
+        });
+        Ok((depth != 0 && sound).then_some(0))
     }
 
     fn node(&mut self, bytes: &[u8], header: Header, tree: &mut Tree) -> Result<()> {

@@ -46,6 +46,13 @@ impl Fsck<'_, '_> {
         {
             self.write_inode(BAD_BLOCKS, &mut raw)?;
         }
+        let time = raw.dtime();
+        if (1..=self.geo.inodes_count).contains(&time)
+            && self.report.fix(Problem::InUseDtime, At::ino(BAD_BLOCKS))?
+        {
+            raw.set_dtime(0);
+            self.write_inode(BAD_BLOCKS, &mut raw)?;
+        }
         if times_and_checksums_aside {
             return Ok(());
         }
