@@ -304,12 +304,8 @@ impl Journal {
                 done(result.clone());
             }
         }
-        let crowded = self.pinned.total() > self.pinned_max / 3 * 2;
-        if committer
-            .log
-            .as_ref()
-            .is_some_and(|log| crowded || log.free() < log.capacity() / 2)
-        {
+        if !self.is_roomy(&committer) {
+            let crowded = self.is_crowded();
             self.state.lock().check()?;
             let _memory = self.memory.draw_on(Reserve::Committer);
             let done = self.checkpoint_until(&mut committer, |log| {
@@ -320,10 +316,30 @@ impl Journal {
         Ok(())
     }
 
+    fn is_crowded(&self) -> bool {
+        self.pinned.total() > self.pinned_max / 3 * 2
+    }
+
+    /// Whether no block has to go home yet.
+    fn is_roomy(&self, committer: &Committer) -> bool {
+        committer
+            .log
+            .as_ref()
+            .is_none_or(|log| !self.is_crowded() && log.free() >= log.capacity() / 2)
+    }
+
+    /// Blocks are to go home, by the committer's thread.
+    fn want_room(&self) {
+        self.state.lock().crowded = true;
+        self.wanted.notify_one();
+    }
+
     /// Sleeps until there is something for `step` to do, at most `limit` long. For the committer's thread.
     pub fn wait_for_work(&self, limit: Duration) {
         let mut state = self.state.lock();
-        if state.requested.is_some() || !state.flushes.is_empty() || state.stopping {
+        let crowded = std::mem::take(&mut state.crowded);
+        let asked = state.requested.is_some() || !state.flushes.is_empty();
+        if asked || crowded || state.stopping {
             return;
         }
         let age = state.running.as_ref().map(|tx| {

@@ -5,12 +5,12 @@
 use std::io::IoSlice;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use uext4::device::Device;
 use uext4::device::record::{Event, Record};
 use uext4::device::sim::{Disk, Image, Ticks};
-use uext4::error::Result;
+use uext4::error::{Error, Result};
 use uext4::fs::{Caller, Fs, NewNode, Options, WriteMode};
 use uext4::ids::InodeNumber;
 
@@ -27,6 +27,8 @@ enum Moment {
 struct Watched {
     disk: Arc<Disk>,
     syncs: AtomicU32,
+    /// Every sync fails.
+    broken: AtomicBool,
     hook: Mutex<Option<Hook>>,
 }
 
@@ -36,6 +38,7 @@ impl Watched {
         Arc::new(Self {
             disk,
             syncs: AtomicU32::new(0),
+            broken: AtomicBool::new(false),
             hook: Mutex::new(None),
         })
     }
@@ -82,6 +85,9 @@ impl Device for Watched {
     fn sync(&self) -> Result<()> {
         let number = self.syncs.fetch_add(1, Ordering::SeqCst) + 1;
         self.tell(Moment::Sync(number));
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(Error::Aborted);
+        }
         self.disk.sync()
     }
     fn discard(&self, offset: u64, length: u64) -> Result<()> {
@@ -232,4 +238,113 @@ fn without_a_journal_the_mark_of_use_is_durable_before_anything_goes_home() {
     assert_eq!(*first[1], Event::Sync);
     assert!(events.len() > 3, "then the rest");
     fs.unmount().expect("unmount");
+}
+
+/// A mount with threads of its own and `workers` that ask.
+fn mount_served(device: &Arc<Watched>, workers: usize) -> Arc<Fs> {
+    let options = Options {
+        memory: 32 << 20,
+        threads: workers,
+        ..Options::default()
+    };
+    let device = Arc::clone(device) as Arc<dyn Device>;
+    let fs = Fs::mount(device, options).expect("it mounts");
+    fs.start_threads().expect("threads");
+    fs
+}
+
+/// Which threads sync from now on.
+fn syncing_threads(device: &Watched) -> Arc<Mutex<Vec<std::thread::ThreadId>>> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let theirs = Arc::clone(&seen);
+    device.watch(move |moment| {
+        if matches!(moment, Moment::Sync(_)) {
+            theirs
+                .lock()
+                .expect("threads")
+                .push(std::thread::current().id());
+        }
+    });
+    seen
+}
+
+fn fsync_told(fs: &Fs, ino: InodeNumber) -> mpsc::Receiver<Result<()>> {
+    let (sender, receiver) = mpsc::channel();
+    fs.fsync(
+        ino,
+        false,
+        Box::new(move |result| sender.send(result).expect("somebody listens")),
+    );
+    receiver
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn who_asks_commits_if_nobody_else_is_at_it() {
+    for (workers, here) in [(4, true), (1, false)] {
+        let device = Watched::new(&["-b", "1024"]);
+        let fs = mount_served(&device, workers);
+        let ino = create(&fs, b"a");
+        fs.sync_all().expect("sync");
+        fs.write(ino, 0, b"data", WriteMode::default())
+            .expect("a write");
+        let threads = syncing_threads(&device);
+        let told = fsync_told(&fs, ino).recv_timeout(LONG);
+        told.expect("an answer").expect("it is durable");
+        device.watch(|_| {});
+        let threads = threads.lock().expect("threads").clone();
+        assert!(threads.len() >= 2, "a commit has two syncs");
+        let me = std::thread::current().id();
+        // The only worker is there for others.
+        assert!(threads.iter().all(|&thread| (thread == me) == here));
+        fs.unmount().expect("unmount");
+    }
+}
+
+/// One commits and stands still in its first sync: the others do not wait with it, and one more commit serves them all.
+#[test]
+fn who_comes_during_a_commit_is_told_by_the_next_one() {
+    for broken in [false, true] {
+        let device = Watched::new(&["-b", "1024"]);
+        let fs = mount_served(&device, 8);
+        let files: Vec<_> = (0..6_u8).map(|i| create(&fs, &[b'a' + i])).collect();
+        fs.sync_all().expect("sync");
+        let (inside, waits) = (mpsc::channel(), mpsc::channel::<()>());
+        let release = Mutex::new(Some(waits.1));
+        let start = device.syncs();
+        device.watch(move |moment| {
+            if moment == Moment::Sync(start + 1) {
+                inside.0.send(()).expect("somebody listens");
+                let waits = release.lock().expect("waits").take();
+                waits.expect("once").recv_timeout(LONG).expect("a release");
+            }
+        });
+        let write = |i: usize| {
+            fs.write(files[i], 0, &[7; 3000], WriteMode::default())
+                .expect("a write");
+        };
+        write(0);
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| fsync_told(&fs, files[0]).recv_timeout(LONG));
+            inside.1.recv_timeout(LONG).expect("it commits");
+            let told: Vec<_> = (1..6)
+                .map(|i| {
+                    write(i);
+                    fsync_told(&fs, files[i])
+                })
+                .collect();
+            assert!(told.iter().all(|told| told.try_recv().is_err()));
+            device.broken.store(broken, Ordering::SeqCst);
+            waits.0.send(()).expect("it stands still");
+            let mut results = vec![first.join().expect("the first")];
+            results.extend(told.iter().map(|told| told.recv_timeout(LONG)));
+            for result in results {
+                assert_eq!(result.expect("an answer").is_err(), broken);
+            }
+        });
+        device.watch(|_| {});
+        assert!(broken || device.syncs() - start <= 8, "they share a commit");
+        assert_eq!(fs.unmount().is_err(), broken);
+    }
 }

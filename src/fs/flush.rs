@@ -75,7 +75,7 @@ impl Flushers {
 }
 
 impl Fs {
-    /// Flushes one inode whose data is due; false when there is none.
+    /// Flushes inodes whose data is due; false when there is none.
     pub fn flush_step(&self) -> Result<bool> {
         self.flush_step_with(&mut self.memory.admit(need::FLUSH))
     }
@@ -124,7 +124,8 @@ impl Fs {
                 done,
             } => {
                 let flushed = self.flush_node(token, &node);
-                self.sync_flushed(&node, data_only, flushed, done);
+                // A flusher has data of others to write meanwhile.
+                self.sync_flushed(&node, data_only, flushed, done, false);
             }
             Work::Early(node) => {
                 let _ = self.flush_node(token, &node);
@@ -142,23 +143,26 @@ impl Fs {
     /// Flushes the inode and calls `done` when it is durable; large amounts are left to a flusher.
     pub(super) fn flush_and_sync(
         &self,
-        token: &mut Token,
+        mut token: Token,
         node: NodeRef,
         data_only: bool,
         done: Waiter,
     ) {
         let blocks = node.delayed.lock().blocks();
         let flushed = if !self.flushers.is_served() {
-            Some(self.files.flush(token, &node))
+            Some(self.files.flush(&mut token, &node))
         } else if blocks <= IN_PLACE_BLOCKS {
-            self.files.try_flush(token, &node)
+            self.files.try_flush(&mut token, &node)
         } else {
             None
         };
+        drop(token);
         match flushed {
             Some(flushed) => {
                 let flushed = flushed.inspect_err(|error| self.report(error));
-                self.sync_flushed(&node, data_only, flushed, done);
+                let place = self.in_place();
+                let here = place.is_some() || !self.flushers.is_served();
+                self.sync_flushed(&node, data_only, flushed, done, here);
             }
             None => self.flushers.send(Work::Sync {
                 node,
@@ -168,7 +172,15 @@ impl Fs {
         }
     }
 
-    fn sync_flushed(&self, node: &NodeRef, data_only: bool, flushed: Result<()>, done: Waiter) {
+    /// `here`: whoever calls may wait for the device.
+    fn sync_flushed(
+        &self,
+        node: &NodeRef,
+        data_only: bool,
+        flushed: Result<()>,
+        done: Waiter,
+        here: bool,
+    ) {
         if let Err(error) = flushed {
             return done(Err(error));
         }
@@ -177,7 +189,13 @@ impl Fs {
         } else {
             node.last_change()
         };
-        self.journal.when_durable(change, done);
+        if here {
+            if let Err(error) = self.journal.make_durable(change, done) {
+                self.report(&error);
+            }
+        } else {
+            self.journal.when_durable(change, done);
+        }
     }
 
     /// The inode's data should not wait any longer.

@@ -1,8 +1,8 @@
-//! Reads for whom nobody waits: the answer goes out when the device has read.
+//! Reads for whom nobody waits: the answer goes out when the device has read. And who may wait for the device all the same.
 //!
 //! Source: the design's FUSE facts (workers never sleep for a device).
-//! Invariants: half of the workers may read in place, which is quicker when little is asked for; the other half are always
-//! there for what needs no device. The buffers of parked reads take an eighth of the memory cap at most.
+//! Invariants: half of the workers may read or sync in place, which is quicker when little is asked for; the other half are
+//! always there for what needs no device. The buffers of parked reads take an eighth of the memory cap at most.
 
 use crate::error::{Posix, Result};
 use crate::file::PlannedRead;
@@ -35,6 +35,15 @@ impl Reading {
     }
 }
 
+/// The right of a worker to wait for the device.
+pub(super) struct InPlace<'a>(&'a AtomicUsize);
+
+impl Drop for InPlace<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Takes one of `max` places.
 fn take(count: &AtomicUsize, max: usize) -> bool {
     if count.fetch_add(1, Ordering::Relaxed) < max {
@@ -45,6 +54,16 @@ fn take(count: &AtomicUsize, max: usize) -> bool {
 }
 
 impl Fs {
+    /// `None`: enough workers wait for the device already.
+    pub(super) fn in_place(&self) -> Option<InPlace<'_>> {
+        let Reading {
+            in_place,
+            in_place_max,
+            ..
+        } = &self.reading;
+        take(in_place, *in_place_max).then(|| InPlace(in_place))
+    }
+
     /// As `read`; `reply` is called once, perhaps on another thread, perhaps before this returns. `direct`: the caller wants
     /// nothing read ahead.
     pub fn read_parked(
@@ -63,9 +82,9 @@ impl Fs {
             Err(error) => return reply(Err(error)),
         };
         let reading = &self.reading;
-        if take(&reading.in_place, reading.in_place_max) {
+        if let Some(place) = self.in_place() {
             let result = planned.finish().map(Bytes::Blocks);
-            reading.in_place.fetch_sub(1, Ordering::Relaxed);
+            drop(place);
             reply(result);
             return self.files.ahead.read_on();
         }

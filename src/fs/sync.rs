@@ -20,7 +20,7 @@ impl Fs {
         data_only: bool,
         done: Box<dyn FnOnce(Result<()>) + Send>,
     ) {
-        let mut token = match self.memory.request(need::FSYNC) {
+        let token = match self.memory.request(need::FSYNC) {
             Ok(token) => token,
             Err(error) => return done(Err(error)),
         };
@@ -35,7 +35,7 @@ impl Fs {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
-        self.flush_and_sync(&mut token, node, data_only, done);
+        self.flush_and_sync(token, node, data_only, done);
     }
 
     /// The same, waiting for it.

@@ -3,14 +3,14 @@
 //! Source: the kernel's ext4 documentation, "Journal (jbd2)"; the design's section on the journal.
 //! Invariants: blocks are taken while no handle is open, so they are all of one moment; the commit block is written only
 //! after a sync that covers them and all file data that completed before; listeners hear of a transaction after the second
-//! sync, and before those who wait for it.
+//! sync, and before those who wait for it. Whoever asks for durability may do the committer's work, if nobody is at it.
 
 use crate::cache::{BufferRef, Snapshot};
 use crate::canary::{Canary, canary};
 use crate::error::Result;
 use crate::ids::{FsBlock, Tid};
 use crate::journal::log::LogPosition;
-use crate::journal::{Committer, Journal};
+use crate::journal::{Committer, Journal, Waiter};
 use crate::memory::Reserve;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,6 +25,43 @@ pub(super) struct Frozen {
 }
 
 impl Journal {
+    /// As `when_durable`, and does the committer's work here and now if nobody else is at it and it is short: a hop to
+    /// another thread costs more. The caller holds no lock, no handle and no token. An error is also told to `done`.
+    pub fn make_durable(&self, tid: Option<Tid>, done: Waiter) -> Result<()> {
+        let committer = self.committer.try_lock();
+        let Some(mut committer) = committer.filter(|committer| self.is_roomy(committer)) else {
+            self.when_durable(tid, done);
+            return Ok(());
+        };
+        let result = self.commit_here(&mut committer, tid);
+        let is_roomy = self.is_roomy(&committer);
+        drop(committer);
+        // Now that somebody else can be the next.
+        done(result.clone());
+        if !is_roomy {
+            self.want_room();
+        }
+        result
+    }
+
+    /// For those who came while somebody else was at it, too: what they wait for has been written before.
+    fn commit_here(&self, committer: &mut Committer, tid: Option<Tid>) -> Result<()> {
+        let flushes = {
+            let mut state = self.state.lock();
+            state.check()?;
+            std::mem::take(&mut state.flushes)
+        };
+        let result = if tid.is_some_and(|tid| self.is_running(tid)) {
+            self.commit_running_locked(committer)
+        } else {
+            self.flush()
+        };
+        for done in flushes {
+            done(result.clone());
+        }
+        result
+    }
+
     /// Commits the running transaction if there is one; an error aborts the journal.
     pub(super) fn commit_running_locked(&self, committer: &mut Committer) -> Result<()> {
         let _memory = self.memory.draw_on(Reserve::Committer);

@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) waiters: Vec<(Tid, Waiter)>,
     /// Who waits for a sync of the device alone.
     pub(super) flushes: Vec<Waiter>,
+    /// Blocks should go home soon.
+    pub(super) crowded: bool,
     pub(super) aborted: Option<Error>,
     pub(super) stopping: bool,
 }
@@ -41,6 +43,7 @@ impl State {
             requested: None,
             waiters: Vec::new(),
             flushes: Vec::new(),
+            crowded: false,
             aborted: None,
             stopping: false,
         }
