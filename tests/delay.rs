@@ -1,6 +1,11 @@
 //! Delayed allocation without FUSE: what is accepted is seen at once, reaches the disk late or never, and is never lost; the disk
 //! never tells of data that is not there.
 
+#[path = "delay/full.rs"]
+mod full;
+#[path = "delay/together.rs"]
+mod together;
+
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;

@@ -78,6 +78,43 @@ impl Files {
         }
     }
 
+    /// As `write_delayed`, of as many whole blocks as there is space for; the length of what was accepted.
+    pub fn write_delayed_some(
+        &self,
+        token: &mut Token,
+        node: &NodeRef,
+        offset: u64,
+        data: &[u8],
+        now: Option<Timestamp>,
+    ) -> Result<usize> {
+        let full = match self.write_delayed(token, node, offset, data, now) {
+            Err(error) if error.is_posix(Posix::NoSpc) => error,
+            whole => return whole.map(|()| data.len()),
+        };
+        let first = self.block_of(offset)?.get();
+        let more = self.block_of(offset + data.len() as u64 - 1)?.get() - first;
+        let mut accepted = 0;
+        // All that fits, in pieces of falling size: each either comes in or is too large.
+        let mut blocks = more.checked_ilog2().map_or(0, |bits| 1_u64 << bits);
+        while blocks > 0 && accepted < data.len() {
+            let at = offset + accepted as u64;
+            let end = ((at >> self.geo.block_bits) + blocks) << self.geo.block_bits;
+            let end = data.len().min((end - offset) as usize);
+            match self.write_delayed(token, node, at, &data[accepted..end], now) {
+                Ok(()) => accepted = end,
+                Err(error) if error.is_posix(Posix::NoSpc) => {}
+                Err(error) if accepted == 0 => return Err(error),
+                Err(_) => break,
+            }
+            blocks /= 2;
+        }
+        if accepted > 0 {
+            Ok(accepted)
+        } else {
+            Err(full)
+        }
+    }
+
     /// The end of a write, if the file can be so large.
     pub(super) fn check_range(&self, node: &NodeRef, offset: u64, length: usize) -> Result<u64> {
         let end = offset

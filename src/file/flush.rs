@@ -6,6 +6,8 @@
 //! no inode ever points at a block that was not written; a failed write gives its blocks back, keeps the data readable, and
 //! is told to every later sync of the file.
 
+mod gather;
+
 use crate::alloc::{Claim, Growth, Request, Reserved};
 use crate::canary::{Canary, canary};
 use crate::device::submit::{WriteRequest, WriteSource};
@@ -20,6 +22,7 @@ use crate::map::Mapping;
 use crate::memory::{Frame, Token};
 use crate::sync::{Condvar, Mutex, Rank};
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +99,11 @@ impl Files {
             self.flush_runs(token, node, runs)?;
             self.memory.less_is_dirty();
         }
+        self.finish_flush(token, node)
+    }
+
+    /// What is left to do when all data has been mapped.
+    fn finish_flush(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
         self.record_size(token, node)?;
         self.trim_claim(node);
         if !self.users.has_writer(node.ino) {
@@ -106,17 +114,31 @@ impl Files {
 
     fn flush_runs(&self, token: &mut Token, node: &NodeRef, runs: Vec<DirtyRun>) -> Result<()> {
         let ranges: Vec<_> = runs.iter().map(DirtyRun::range).collect();
-        let mut claim = {
-            let mut delayed = node.delayed.lock();
-            let holes = ranges.iter().map(|r| delayed.holes_in(r.clone())).sum();
-            delayed.lend(holes)
-        };
+        let mut claim = self.borrow_claim(node, &ranges);
         let done = self.write_and_map(token, node, runs, &mut claim);
+        self.settle_runs(node, &ranges, claim, done)
+    }
+
+    /// What the ranges' blocks were claimed with.
+    fn borrow_claim(&self, node: &NodeRef, ranges: &[Range<u32>]) -> Option<Claim> {
+        let mut delayed = node.delayed.lock();
+        let holes = ranges.iter().map(|r| delayed.holes_in(r.clone())).sum();
+        delayed.lend(holes)
+    }
+
+    /// Gives the rest of the claim back, and on an error notes what it means for these ranges.
+    fn settle_runs(
+        &self,
+        node: &NodeRef,
+        ranges: &[Range<u32>],
+        claim: Option<Claim>,
+        done: Result<()>,
+    ) -> Result<()> {
         let mut delayed = node.delayed.lock();
         delayed.settle(claim);
         if let Err(error) = &done {
             for range in ranges {
-                delayed.unwritten(range);
+                delayed.unwritten(range.clone());
             }
             // Without space another attempt may succeed; damage is this file's alone.
             if !matches!(error, Error::Posix(_)) {
@@ -236,11 +258,8 @@ impl Files {
         transfers
     }
 
-    /// Many at a time; waits for all.
-    fn write_all(&self, mut transfers: Vec<Transfer>) -> Result<()> {
-        let Some((offset, last)) = transfers.pop() else {
-            return Ok(());
-        };
+    /// Sends them on their way.
+    fn submit_all(&self, transfers: Vec<Transfer>) -> Arc<UnderWay> {
         let under_way = Arc::new(UnderWay::new(transfers.len()));
         for (offset, frames) in transfers {
             let theirs = Arc::clone(&under_way);
@@ -253,6 +272,15 @@ impl Files {
                 }),
             });
         }
+        under_way
+    }
+
+    /// Many at a time; waits for all.
+    fn write_all(&self, mut transfers: Vec<Transfer>) -> Result<()> {
+        let Some((offset, last)) = transfers.pop() else {
+            return Ok(());
+        };
+        let under_way = self.submit_all(transfers);
         let slices: Vec<IoSlice<'_>> = last.iter().map(|frame| IoSlice::new(frame)).collect();
         let here = self.device.write_vectored_at(offset, &slices);
         under_way.wait().and(here)
@@ -376,40 +404,42 @@ impl Files {
 
     /// Flushes every inode that has delayed data; the first error, after all have been tried.
     pub fn flush_all(&self, token: &mut Token) -> Result<()> {
-        let mut result = Ok(());
-        for node in self.dirty.all() {
-            let flushed = self.flush(token, &node);
-            if result.is_ok() {
-                result = flushed;
-            }
-        }
-        result
+        self.flush_nodes(token, &self.dirty.all())
     }
 
-    /// Flushes the oldest inode, if its data is older than may be or there is too much of it; whether it did.
+    /// Flushes the oldest inodes, if their data is older than may be or there is too much of it; whether it did.
     pub fn flush_step(&self, token: &mut Token) -> Result<bool> {
         let now = self.clock.monotonic();
         let pressed = self.memory.dirty() > self.memory.dirty_background();
         let is_due = |since| pressed || now.saturating_sub(since) >= self.delay;
-        self.flush_oldest(token, is_due)
+        self.flush_oldest(token, is_due, self.together())
     }
 
-    /// The same however young its data is: memory is short.
+    /// One inode however young its data is: memory is short.
     pub fn flush_now(&self, token: &mut Token) -> Result<bool> {
-        self.flush_oldest(token, |_| true)
+        self.flush_oldest(token, |_| true, 1)
     }
 
     fn flush_oldest(
         &self,
         token: &mut Token,
-        is_due: impl FnOnce(Duration) -> bool,
+        is_due: impl Fn(Duration) -> bool,
+        blocks_max: usize,
     ) -> Result<bool> {
-        let Some(node) = self.dirty.take(is_due) else {
-            return Ok(false);
-        };
-        let flushed = self.flush(token, &node);
-        self.dirty.done(&node, self.clock.monotonic());
-        flushed.map(|()| true)
+        let (mut nodes, mut blocks) = (Vec::new(), 0);
+        while blocks < blocks_max && nodes.len() < gather::INODES {
+            let Some(node) = self.dirty.take(&is_due) else {
+                break;
+            };
+            blocks += node.delayed.lock().blocks().max(1);
+            nodes.push(node);
+        }
+        let flushed = self.flush_nodes(token, &nodes);
+        let now = self.clock.monotonic();
+        for node in &nodes {
+            self.dirty.done(node, now);
+        }
+        flushed.map(|()| !nodes.is_empty())
     }
 }
 

@@ -6,7 +6,7 @@
 //! what a handle does goes by the mapping as it is then. No delayed data lies in what is written over. A failed write gives its reservation back and leaves the file as it was up to the last whole run.
 
 use crate::alloc::{Growth, Request, Reserved};
-use crate::error::Result;
+use crate::error::{Posix, Result};
 use crate::file::Files;
 use crate::format::time::Timestamp;
 use crate::ids::{FileBlock, FsBlock};
@@ -30,7 +30,8 @@ impl Job<'_> {
 }
 
 impl Files {
-    /// Writes all of `data` at `offset` straight to the device. `now`: see `Job`. The caller holds the inode lock exclusively.
+    /// Writes `data` at `offset` straight to the device, or as much of it as there is space for; its length. `now`: see `Job`.
+    /// The caller holds the inode lock exclusively.
     pub fn write(
         &self,
         token: &mut Token,
@@ -38,10 +39,10 @@ impl Files {
         offset: u64,
         data: &[u8],
         now: Option<Timestamp>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         self.check_range(node, offset, data.len())?;
         if data.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         self.flush(token, node)?;
         let old_size = node.core.read().size;
@@ -62,14 +63,14 @@ impl Files {
         whole && length > 0 && core.is_reg() && end <= core.size
     }
 
-    /// Writes what `may_share` allowed; the caller holds the inode lock shared.
+    /// As `write`, what `may_share` allowed; the caller holds the inode lock shared.
     pub fn write_shared(
         &self,
         token: &mut Token,
         node: &NodeRef,
         offset: u64,
         data: &[u8],
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let end = offset + data.len() as u64;
         let range = self.block_of(offset)?.get()..self.block_from(end)?.get();
         // Nobody can delay more meanwhile.
@@ -88,18 +89,30 @@ impl Files {
         )
     }
 
-    fn write_segments(&self, token: &mut Token, node: &NodeRef, job: &Job<'_>) -> Result<()> {
+    fn write_segments(&self, token: &mut Token, node: &NodeRef, job: &Job<'_>) -> Result<usize> {
+        let first = self.block_of(job.offset)?;
         let last = self.block_of(job.end() - 1)?;
-        let mut at = self.block_of(job.offset)?;
+        let mut at = first;
         while at <= last {
             let wanted = last.get() - at.get() + 1;
-            let len = self.write_segment(token, node, job, at, wanted)?;
+            // Blocks of the map find no place among what is set aside for data: that is given up first.
+            let written = self.retry_for_space(|| self.write_segment(token, node, job, at, wanted));
+            let len = match written {
+                Err(error) if error.is_posix(Posix::NoSpc) && at > first => break,
+                written => written?,
+            };
             match at.checked_add(len) {
                 Some(next) => at = next,
                 None => break,
             }
         }
-        self.finish_write(token, node, job)
+        let mut done = *job;
+        if at <= last {
+            let fitted = (u64::from(at.get()) << self.geo.block_bits) - job.offset;
+            done.data = &job.data[..fitted as usize];
+        }
+        self.finish_write(token, node, &done)?;
+        Ok(done.data.len())
     }
 
     /// Writes the run with one mapping that starts at `at`; returns its length, 0 when the mapping has changed meanwhile.

@@ -107,8 +107,33 @@ impl Fs {
         }
     }
 
-    /// Writes all of `data` at `offset`.
+    /// Writes all of `data` at `offset`. Without space for all of it, nothing of a delayed write is accepted.
     pub fn write(&self, ino: InodeNumber, offset: u64, data: &[u8], how: WriteMode) -> Result<()> {
+        match self.write_up_to(ino, offset, data, how, true)? {
+            written if written == data.len() => Ok(()),
+            _ => Err(Posix::NoSpc.into()),
+        }
+    }
+
+    /// As write(2) does it: on a file system that becomes full, as much of `data` as fits; its length.
+    pub fn write_some(
+        &self,
+        ino: InodeNumber,
+        offset: u64,
+        data: &[u8],
+        how: WriteMode,
+    ) -> Result<usize> {
+        self.write_up_to(ino, offset, data, how, false)
+    }
+
+    fn write_up_to(
+        &self,
+        ino: InodeNumber,
+        offset: u64,
+        data: &[u8],
+        how: WriteMode,
+        whole: bool,
+    ) -> Result<usize> {
         self.check_writable()?;
         let blocks = (data.len() >> self.geo.block_bits) as u32 + 2;
         if !how.direct {
@@ -120,7 +145,10 @@ impl Fs {
         let buffer = self.memory.io_need(length.saturating_add(edges));
         let mut token = self.memory.request(need.and(buffer))?;
         let node = self.node(ino)?;
-        if !self.write_beside_others(&mut token, &node, offset, data, how)? {
+        let beside = self.write_beside_others(&mut token, &node, offset, data, how)?;
+        let written = if let Some(written) = beside {
+            written
+        } else {
             let _exclusive = node.lock.write();
             if !node.core.read().is_reg() {
                 return Err(Posix::Inval.into());
@@ -129,18 +157,22 @@ impl Fs {
                 self.kill_privileges(&mut token, caller, &node)?;
             }
             let now = (!how.keep_times).then(|| self.now());
+            let files = &self.files;
             if how.direct {
-                self.files.write(&mut token, &node, offset, data, now)?;
+                files.write(&mut token, &node, offset, data, now)?
+            } else if whole {
+                files.write_delayed(&mut token, &node, offset, data, now)?;
+                data.len()
             } else {
-                self.files
-                    .write_delayed(&mut token, &node, offset, data, now)?;
+                files.write_delayed_some(&mut token, &node, offset, data, now)?
             }
-        }
+        };
         self.press();
-        self.sync_if_asked(&node, false)
+        self.sync_if_asked(&node, false)?;
+        Ok(written)
     }
 
-    /// A direct write under the shared inode lock, where it allows that; false: nothing was done.
+    /// A direct write under the shared inode lock, where it allows that; `None`: nothing was done.
     fn write_beside_others(
         &self,
         token: &mut Token,
@@ -148,16 +180,15 @@ impl Fs {
         offset: u64,
         data: &[u8],
         how: WriteMode,
-    ) -> Result<bool> {
+    ) -> Result<Option<usize>> {
         if !how.direct || how.kill_privileges.is_some() || !how.keep_times {
-            return Ok(false);
+            return Ok(None);
         }
         let _shared = node.lock.read();
         if !self.files.may_share(node, offset, data.len()) {
-            return Ok(false);
+            return Ok(None);
         }
-        self.files.write_shared(token, node, offset, data)?;
-        Ok(true)
+        self.files.write_shared(token, node, offset, data).map(Some)
     }
 
     fn kill_privileges(&self, token: &mut Token, caller: Caller, node: &NodeRef) -> Result<()> {

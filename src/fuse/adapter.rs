@@ -249,8 +249,16 @@ impl Filesystem for Adapter {
                 .contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
                 .then(|| caller(request)),
         };
-        match self.fs.write(ino::from_fuse(node), offset, data, how) {
-            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
+        let ino = ino::from_fuse(node);
+        // Of the kernel's cache nobody would learn which part was not taken.
+        let written = if cached {
+            let whole = self.fs.write(ino, offset, data, how);
+            whole.map(|()| data.len())
+        } else {
+            self.fs.write_some(ino, offset, data, how)
+        };
+        match written {
+            Ok(length) => reply.written(u32::try_from(length).unwrap_or(u32::MAX)),
             Err(error) => reply.error(self.fail(&error)),
         }
     }
