@@ -5,6 +5,7 @@
 //! of rows e2fsck must have nothing to say about our image.
 
 mod null;
+mod readme;
 mod report;
 mod rows;
 mod scale;
@@ -40,6 +41,9 @@ pub struct Options {
     /// Draw the ratios here.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Put the table into this document, between its two marks.
+    #[arg(long, value_name = "FILE", conflicts_with = "quick")]
+    readme: Option<PathBuf>,
 }
 
 pub use null::serve as null_server;
@@ -106,6 +110,7 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
         return Err("the bench mounts and drops caches: run it as root".into());
     }
     let wanted = wanted(&options.only)?;
+    options.readme.as_deref().map_or(Ok(()), readme::check)?;
     if cfg!(debug_assertions) {
         return again_optimised(root);
     }
@@ -484,6 +489,16 @@ impl Bench<'_> {
         }
     }
 
+    /// Only of a run without failures.
+    fn write_readme(&self, options: &Options) -> Result<(), String> {
+        match &options.readme {
+            Some(path) if self.failures.is_empty() => {
+                readme::write(path, &self.results, self.rounds, &self.notes)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn finish(&self, options: &Options) -> Result<(), String> {
         println!("{}", report::table(&self.results));
         for note in &self.notes {
@@ -497,6 +512,7 @@ impl Bench<'_> {
         if let Some(path) = &options.svg {
             report::chart(&self.results, path)?;
         }
+        self.write_readme(options)?;
         for name in &self.wanted {
             let measured = self.results.get(name).and_then(|f| f.median(Side::Uext4));
             if measured.is_none() {

@@ -17,6 +17,9 @@ const COLUMNS: [Side; 5] = [
     Side::Raw,
 ];
 
+const LEGEND: &str = "Ratios: how many times faster uext4 is. Ceiling = 1/(1/null + 1/raw). Not durable: fuse2fs (no \
+     journal, no flush reaches the disk) and null (stores nothing). Medians; extents are the mean of eight files.";
+
 fn measured(results: &Results) -> impl Iterator<Item = (&'static Row, &Figures)> {
     let found = |row: &'static Row| results.get(row.name).map(|figures| (row, figures));
     ROWS.iter().filter_map(found)
@@ -42,7 +45,6 @@ pub fn table(results: &Results) -> String {
         "| workload | unit | uext4 | kernel | fuse2fs | null | raw | ceiling | / kernel | / fuse2fs | / null | / raw | goal | reached |".to_owned(),
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
-    let median = |name: &str| results.get(name)?.median(Side::Uext4);
     for (row, figures) in measured(results) {
         let mut cells = vec![row.name.to_owned(), row.unit.name().to_owned()];
         cells.extend(COLUMNS.map(|side| figure(figures.median(side))));
@@ -52,22 +54,40 @@ pub fn table(results: &Results) -> String {
                 .iter()
                 .map(|&side| ratio(row.ratio(figures, side))),
         );
-        match row.reached(figures, median) {
-            Some((goal, reached)) => {
-                let mark = if reached >= 1.0 { "yes" } else { "no" };
-                cells.extend([goal, format!("{mark} ({reached:.2})")]);
-            }
-            None => cells.extend(["-".to_owned(), "-".to_owned()]),
-        }
+        cells.extend(goal(row, figures, results));
         lines.push(format!("| {} |", cells.join(" | ")));
     }
-    lines.push(String::new());
-    lines.push(
-        "Ratios: how many times faster uext4 is. Ceiling = 1/(1/null + 1/raw). Not durable: fuse2fs (no journal, no \
-         flush reaches the disk) and null (stores nothing). Medians; extents are the mean of eight files."
-            .to_owned(),
-    );
+    lines.extend([String::new(), LEGEND.to_owned()]);
     lines.join("\n")
+}
+
+/// What a reader wants to know of it: medians, and uext4 beside fuse2fs, null and its goal.
+pub fn short_table(results: &Results) -> String {
+    let mut lines = vec![
+        "| workload | unit | uext4 | kernel | fuse2fs | null | raw | / fuse2fs | / null | goal | reached |".to_owned(),
+        "|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
+    ];
+    for (row, figures) in measured(results) {
+        let mut cells = vec![format!("`{}`", row.name), row.unit.name().to_owned()];
+        cells.extend(COLUMNS.map(|side| figure(figures.median(side))));
+        cells.extend([Side::Fuse2fs, Side::Null].map(|side| ratio(row.ratio(figures, side))));
+        cells.extend(goal(row, figures, results));
+        lines.push(format!("| {} |", cells.join(" | ")));
+    }
+    lines.extend([String::new(), LEGEND.to_owned()]);
+    lines.join("\n")
+}
+
+/// The goal, and whether it is reached.
+fn goal(row: &Row, figures: &Figures, results: &Results) -> [String; 2] {
+    let median = |name: &str| results.get(name)?.median(Side::Uext4);
+    match row.reached(figures, median) {
+        Some((goal, reached)) => {
+            let mark = if reached >= 1.0 { "yes" } else { "no" };
+            [goal, format!("{mark} ({reached:.2})")]
+        }
+        None => ["-".to_owned(), "-".to_owned()],
+    }
 }
 
 pub fn json(results: &Results, notes: &[String]) -> serde_json::Value {
