@@ -250,8 +250,9 @@ impl Filesystem for Adapter {
                 .then(|| caller(request)),
         };
         let ino = ino::from_fuse(node);
-        // Of the kernel's cache nobody would learn which part was not taken.
-        let written = if cached {
+        // Of the kernel's cache nobody would learn which part was not taken; of a short O_DIRECT write it makes EIO
+        // (FUSE_ASYNC_DIO).
+        let written = if cached || how.direct {
             let whole = self.fs.write(ino, offset, data, how);
             whole.map(|()| data.len())
         } else {
