@@ -9,6 +9,7 @@ mod extents;
 mod flags;
 mod indirect;
 mod owner;
+mod plain;
 mod probe;
 mod sizes;
 mod special;
@@ -16,7 +17,7 @@ mod values;
 
 use crate::alloc::clusters_of;
 use crate::blockset::BlockSet;
-use crate::inodes::{Known, known};
+use crate::inodes::{Inodes, Known, known};
 use crate::map::Run;
 use crate::problem::{At, Problem};
 use crate::session::{Fsck, SharedXattr};
@@ -25,12 +26,13 @@ use check::{Check, Verdict};
 pub use owner::{clusters, misplaced};
 use std::collections::HashMap;
 use uext4::format::features::ro_compat;
+use uext4::format::geometry::Geometry;
 
 /// What pass 1 learns of a range of inodes.
 pub struct Facts {
     used: BlockSet,
     twice: BlockSet,
-    inodes: Vec<(u32, Known)>,
+    inodes: Inodes,
     xattr_blocks: HashMap<u64, SharedXattr>,
     ea_refs: HashMap<u32, u32>,
     policies: HashMap<u32, Vec<u8>>,
@@ -60,11 +62,12 @@ pub struct One {
 }
 
 impl Facts {
-    pub fn new(per_group: u32, groups: u32) -> Self {
+    pub fn new(geo: &Geometry) -> Self {
+        let (per_group, groups) = (geo.clusters_per_group, geo.group_count);
         Self {
             used: BlockSet::new(per_group, groups),
             twice: BlockSet::new(per_group, groups),
-            inodes: Vec::new(),
+            inodes: Inodes::new(geo.inodes_per_group, groups),
             xattr_blocks: HashMap::new(),
             ea_refs: HashMap::new(),
             policies: HashMap::new(),
@@ -75,9 +78,17 @@ impl Facts {
         }
     }
 
+    fn add_plain(&mut self, ino: u32, plain: &plain::Plain) {
+        self.inodes.set(ino, plain.known);
+        let twice = &mut self.twice;
+        for (first, count) in plain.runs() {
+            self.used.insert(*first, *count, |a, n| twice.add(a, n));
+        }
+    }
+
     fn add(&mut self, ino: u32, one: One) {
         if one.known.file_type != 0 {
-            self.inodes.push((ino, one.known));
+            self.inodes.set(ino, one.known);
         }
         let twice = &mut self.twice;
         for (first, count) in one.clusters {
@@ -169,16 +180,16 @@ impl Fsck<'_, '_> {
         let twice = &mut self.twice;
         self.used.merge(&facts.used, |a, n| twice.add(a, n));
         self.twice.merge(&facts.twice, |_, _| {});
-        for (ino, known) in facts.inodes {
-            if known.file_type == 2 && known.flags & known::SPECIAL == 0 {
-                self.dirs.insert(ino, Default::default());
+        for group in 0..facts.inodes.group_count() {
+            for (ino, known) in facts.inodes.of_group(group) {
+                if known.file_type == 2 && known.flags & known::SPECIAL == 0 {
+                    self.dirs.insert(ino, Default::default());
+                }
             }
-            self.inodes.set(ino, known);
         }
+        self.inodes.join(facts.inodes);
         for ino in facts.new_value_inodes {
-            if let Some(known) = self.inodes.at(ino) {
-                known.flags |= known::EA;
-            }
+            self.inodes.change(ino, |known| known.flags |= known::EA);
         }
         for (block, shared) in facts.xattr_blocks {
             let (first, count) = clusters_of(&self.geo, block, 1);

@@ -74,8 +74,8 @@ impl Fsck<'_, '_> {
     }
 
     fn take(&mut self, found: &probe::Found) {
-        for ino in &found.targets {
-            self.inodes.found(*ino);
+        for targets in &found.targets {
+            targets.each(|ino| self.inodes.found(ino));
         }
         for (ino, dotdot) in &found.dotdots {
             if let Some(dir) = self.dirs.get_mut(ino) {

@@ -91,9 +91,7 @@ impl Fsck<'_, '_> {
         let mut raw = self.read_inode(ino)?;
         raw.clear_flag(EA_INODE);
         self.write_inode(ino, &mut raw)?;
-        if let Some(known) = self.inodes.at(ino) {
-            known.flags &= !known::EA;
-        }
+        self.inodes.change(ino, |known| known.flags &= !known::EA);
         Ok(())
     }
 

@@ -39,7 +39,7 @@ pub fn all(fsck: &mut Fsck<'_, '_>) -> Result<Facts> {
     }
     let work = || -> Result<Facts> {
         let geo = around.geo;
-        let mut facts = Facts::new(geo.clusters_per_group, geo.group_count);
+        let mut facts = Facts::new(geo);
         loop {
             let first = next.fetch_add(CHUNK, Ordering::Relaxed);
             if first >= geo.group_count {
@@ -119,6 +119,10 @@ fn look(around: Around<'_>, ino: u32, bytes: &[u8], facts: &mut Facts) -> Result
         facts.suspects.push(ino);
         return Ok(());
     }
+    if let Some(plain) = super::plain::judge(around, ino, bytes) {
+        facts.add_plain(ino, &plain);
+        return Ok(());
+    }
     let raw = Raw {
         bytes: bytes.to_vec(),
     };
@@ -142,7 +146,7 @@ impl Facts {
         let twice = &mut self.twice;
         self.used.merge(&other.used, |a, n| twice.add(a, n));
         self.twice.merge(&other.twice, |_, _| {});
-        self.inodes.extend(other.inodes);
+        self.inodes.join(other.inodes);
         for (block, shared) in other.xattr_blocks {
             let mine = self.xattr_blocks.entry(block).or_default();
             mine.found = mine.found.saturating_add(shared.found);

@@ -278,15 +278,27 @@ impl Index {
         (1..blocks).all(|lblk| nodes.contains(&lblk) || self.leaves.contains_key(&lblk))
     }
 
-    /// Whether a name's hash belongs into this leaf.
-    pub fn is_place_of(&self, lblk: u64, name: &[u8]) -> bool {
-        let Some(leaf) = self.leaves.get(&lblk) else {
-            return false;
-        };
-        let Some(hasher) = &self.hasher else {
+    /// A leaf of the index.
+    pub fn place(&self, lblk: u64) -> Option<Place<'_>> {
+        let leaf = *self.leaves.get(&lblk)?;
+        let hasher = self.hasher.as_ref();
+        Some(Place { leaf, hasher })
+    }
+}
+
+/// Where names of some hashes belong.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    leaf: Leaf,
+    hasher: Option<&'a Hasher>,
+}
+
+impl Place<'_> {
+    pub fn is_of(&self, name: &[u8]) -> bool {
+        let Some(hasher) = self.hasher else {
             return true;
         };
-        let hash = hasher.hash(name).hash;
+        let (hash, leaf) = (hasher.hash(name).hash, self.leaf);
         let past = match leaf.to & 1 {
             1 => hash > leaf.to,
             _ => hash >= leaf.to,

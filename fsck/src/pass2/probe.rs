@@ -4,10 +4,10 @@
 //! Invariants: only a directory that is in order in every respect counts; any other adds nothing but its number to
 //! `suspects`, and is left to the serial look, which asks and repairs.
 
-use super::index::{Index, Reader};
+use super::index::{Index, Place, Reader};
 use crate::dirblock::{self, HEADER};
 use crate::groups::Group;
-use crate::inodes::{Inodes, known};
+use crate::inodes::{Inodes, Targets, known};
 use crate::map::Map;
 use crate::session::{Fsck, read_inode};
 use crate::{Result, Stop};
@@ -28,7 +28,7 @@ const CHUNK: usize = 32;
 #[derive(Default)]
 pub struct Found {
     /// Targets of entries, "." included.
-    pub targets: Vec<u32>,
+    pub targets: Vec<Targets>,
     /// Directories with who holds them.
     pub parents: Vec<(u32, u32)>,
     /// Directories with what their ".." says.
@@ -51,12 +51,15 @@ pub fn all(fsck: &Fsck<'_, '_>, dirs: &[u32]) -> Result<Found> {
             groups,
             inodes,
             found: Found::default(),
+            all: Targets::new(reader.geo.inodes_per_group, reader.geo.group_count),
+            targets: Vec::new(),
             names: Vec::new(),
             dotdot: 0,
         };
         loop {
             let first = next.fetch_add(CHUNK, Ordering::Relaxed);
             let Some(rest) = dirs.get(first..) else {
+                scan.found.targets.push(scan.all);
                 return Ok(scan.found);
             };
             for ino in rest.iter().take(CHUNK) {
@@ -88,6 +91,9 @@ struct Scan<'a> {
     groups: &'a [Group],
     inodes: &'a Inodes,
     found: Found,
+    all: Targets,
+    /// Of the directory that is looked at.
+    targets: Vec<u32>,
     /// Hashes of names: equal ones may be equal names.
     names: Vec<u64>,
     dotdot: u32,
@@ -95,15 +101,18 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     fn directory(&mut self, ino: u32) -> Result<()> {
-        let before = (self.found.targets.len(), self.found.parents.len());
+        let before = self.found.parents.len();
         self.names.clear();
+        self.targets.clear();
         self.dotdot = 0;
         if self.is_in_order(ino)? {
-            self.found.targets.push(ino);
+            self.all.add(ino);
+            for target in &self.targets {
+                self.all.add(*target);
+            }
             self.found.dotdots.push((ino, self.dotdot));
         } else {
-            self.found.targets.truncate(before.0);
-            self.found.parents.truncate(before.1);
+            self.found.parents.truncate(before);
             self.found.suspects.push(ino);
         }
         Ok(())
@@ -174,6 +183,13 @@ impl Scan<'_> {
         } else {
             dirblock::end(geo, bytes.len())
         };
+        let place = match index {
+            Some(index) if !is_root => match index.place(lblk) {
+                Some(place) => Some(place),
+                None => return false,
+            },
+            _ => None,
+        };
         let mut at = 0;
         let mut number = 0;
         while at < end {
@@ -183,7 +199,7 @@ impl Scan<'_> {
             let good = match (lblk, number) {
                 (0, 0) => self.dot(ino, bytes),
                 (0, 1) => self.dotdot(bytes, at),
-                _ => self.entry(ino, lblk, bytes, at, index),
+                _ => self.entry(ino, bytes, at, place),
             };
             if !good {
                 return false;
@@ -219,14 +235,7 @@ impl Scan<'_> {
             && self.has_type(bytes, at, 2)
     }
 
-    fn entry(
-        &mut self,
-        dir: u32,
-        lblk: u64,
-        bytes: &[u8],
-        at: usize,
-        index: Option<&Index>,
-    ) -> bool {
+    fn entry(&mut self, dir: u32, bytes: &[u8], at: usize, place: Option<Place<'_>>) -> bool {
         let ino = dirblock::ino(bytes, at);
         if ino == 0 {
             return true;
@@ -245,12 +254,12 @@ impl Scan<'_> {
         if target.file_type == 0
             || target.flags & (known::SPECIAL | known::EA) != 0
             || !self.has_type(bytes, at, target.file_type)
-            || index.is_some_and(|index| !index.is_place_of(lblk, name))
+            || place.is_some_and(|place| !place.is_of(name))
         {
             return false;
         }
         self.names.push(quick_hash(name));
-        self.found.targets.push(ino);
+        self.targets.push(ino);
         if target.file_type == 2 {
             self.found.parents.push((ino, dir));
         }
