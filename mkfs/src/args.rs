@@ -58,9 +58,9 @@ pub struct Args {
     /// Revision of the format: 0 or 1
     #[arg(short = 'r', value_name = "REVISION", default_value_t = 1)]
     revision: u32,
-    /// Type: ext2, ext3 or ext4
-    #[arg(short = 't', value_name = "TYPE", default_value = "ext4")]
-    kind: String,
+    /// Type: ext2, ext3 or ext4 [default: by the program's name, else ext4]
+    #[arg(short = 't', value_name = "TYPE")]
+    kind: Option<String>,
     /// What it is for: default, floppy, small, big, huge, news, largefile, largefile4, hurd
     #[arg(short = 'T', value_name = "USAGE", value_delimiter = ',')]
     usage: Vec<String>,
@@ -153,10 +153,18 @@ impl Args {
             .ok_or_else(|| invalid("size", text))
     }
 
+    fn kind(&self) -> Result<Kind, MakeError> {
+        let name = program();
+        let by_name = name
+            .strip_prefix("mkfs.")
+            .filter(|kind| kind.starts_with("ext"));
+        self.kind.as_deref().or(by_name).unwrap_or("ext4").parse()
+    }
+
     /// The options for a file system of `size` bytes.
     pub fn options(&self, size: u64) -> Result<Options, MakeError> {
         let mut options = Options::fresh(size);
-        options.features = FeatureSet::of(self.kind.parse::<Kind>()?);
+        options.features = FeatureSet::of(self.kind()?);
         if self.wants_journal {
             options.features.apply("has_journal")?;
         }
@@ -278,7 +286,7 @@ mod tests {
         for (line, name) in [
             ("mkfs -E packed_meta_blocks=1 x", "packed_meta_blocks"),
             ("mkfs -E stride=many x", "many"),
-            ("mkfs -O fast_commit x", "fast_commit"),
+            ("mkfs -O journal_dev x", "journal_dev"),
             ("mkfs -J device=/dev/sda x", "device=/dev/sda"),
             ("mkfs -U nonsense x", "nonsense"),
             ("mkfs -m many x", "many"),

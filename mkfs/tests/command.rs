@@ -84,7 +84,7 @@ fn what_is_not_built_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image");
     std::fs::write(&image, vec![0; 8 << 20]).unwrap();
-    refused(&["-O", "fast_commit"], &image, None, "fast_commit");
+    refused(&["-O", "journal_dev"], &image, None, "journal_dev");
     refused(&["-E", "packed_meta_blocks=1"], &image, None, "packed_meta");
     refused(&["-J", "device=/dev/null"], &image, None, "device=");
     refused(&["-b", "1000"], &image, None, "1000");
@@ -112,4 +112,108 @@ fn a_device_in_use_is_refused() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(std::fs::read(&image).unwrap(), before);
+}
+
+/// A device that held something else before, with the inode tables and the journal left as they are.
+#[test]
+fn stale_bytes_are_not_taken_for_inodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let mount = dir.path().join("mount");
+    std::fs::create_dir(&mount).unwrap();
+    let run = |program: &str, args: &[&Path]| {
+        let status = Command::new(program).args(args).status().unwrap();
+        assert!(status.success(), "{program} {args:?}");
+    };
+    let stale: Vec<u8> = (0..64_u32 << 18)
+        .flat_map(|n| (n | 1).to_le_bytes())
+        .collect();
+    for extended in [
+        "lazy_itable_init=1,lazy_journal_init=1,nodiscard",
+        "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
+    ] {
+        for features in ["metadata_csum_seed,orphan_file", "^metadata_csum,uninit_bg"] {
+            std::fs::write(&image, &stale).unwrap();
+            let args = ["-q", "-F", "-O", features, "-E", extended];
+            let made = mkfs(&args, &image, None);
+            assert!(made.status.success(), "{made:?}");
+            e2fsck(&image);
+            run(
+                "mount",
+                &[Path::new("-o"), Path::new("loop"), &image, &mount],
+            );
+            for index in 0..3000 {
+                std::fs::write(mount.join(format!("file {index}")), "text").unwrap();
+            }
+            let unmount = || Command::new("umount").arg(&mount).status().unwrap();
+            assert!((0..20).any(|_| unmount().success()));
+            e2fsck(&image);
+        }
+    }
+}
+
+/// As mkfs(8) finds it, and under the names that make other types.
+#[test]
+fn called_by_other_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let path = format!(
+        "{}:{}",
+        dir.path().display(),
+        std::env::var("PATH").unwrap()
+    );
+    for (name, by_mkfs, feature, without) in [
+        ("mkfs.uext4", true, "extent", None),
+        ("mkfs.fuse.uext4", true, "extent", None),
+        ("mkfs.ext4", false, "extent", None),
+        ("mkfs.ext3", false, "has_journal", Some("extent")),
+        ("mkfs.ext2", false, "ext_attr", Some("has_journal")),
+    ] {
+        let program = dir.path().join(name);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_mkfs-uext4"), &program).unwrap();
+        std::fs::write(&image, vec![0; 16 << 20]).unwrap();
+        let mut command = match by_mkfs {
+            true => Command::new("mkfs"),
+            false => Command::new(&program),
+        };
+        if let Some(kind) = name.strip_prefix("mkfs.").filter(|_| by_mkfs) {
+            command.args(["-t", kind]);
+        }
+        let made = command.env("PATH", &path).arg(&image).output().unwrap();
+        assert!(made.status.success(), "{name}: {made:?}");
+        e2fsck(&image);
+        let output = Command::new("dumpe2fs").arg("-h").arg(&image).output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("Filesystem features:"));
+        let features: Vec<&str> = line.unwrap().split_whitespace().collect();
+        assert!(features.contains(&feature), "{name}: {features:?}");
+        let none = without.is_none_or(|word| !features.contains(&word));
+        assert!(none, "{name}: {features:?}");
+        // An error names the program as it was called.
+        let refused = Command::new(&program)
+            .args(["-b", "1000"])
+            .arg(&image)
+            .output();
+        let text = String::from_utf8(refused.unwrap().stderr).unwrap();
+        assert!(text.starts_with(&format!("{name}: ")), "{text}");
+    }
+}
+
+/// A bar is for a terminal, after a second: a pipe never sees one.
+#[test]
+fn output_is_plain_in_a_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let output = mkfs(&[], &image, Some("16m"));
+    let (out, err) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    assert!(output.status.success() && err.is_empty(), "{err}");
+    assert!(
+        !out.is_empty() && !out.contains(['\r', '\x1b', '\x08']),
+        "{out:?}"
+    );
 }

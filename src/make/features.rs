@@ -66,6 +66,7 @@ const KNOWN: &[Known] = {
         known("resize_inode", Compat, compat::RESIZE_INODE, ALL),
         known("dir_index", Compat, compat::DIR_INDEX, ALL),
         known("sparse_super2", Compat, compat::SPARSE_SUPER2, NONE),
+        known("fast_commit", Compat, compat::FAST_COMMIT, NONE),
         known("stable_inodes", Compat, compat::STABLE_INODES, NONE),
         known("orphan_file", Compat, compat::ORPHAN_FILE, EXT4),
         known("filetype", Incompat, incompat::FILETYPE, ALL),
@@ -249,7 +250,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         let mut set = FeatureSet::default();
-        for name in ["fast_commit", "compression", "^dirdata", "nonsense"] {
+        for name in ["journal_dev", "compression", "^dirdata", "nonsense"] {
             let error = set.apply(name).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }

@@ -44,8 +44,10 @@ pub struct Numbers {
     backups: u32,
     /// Blocks on one disk of a RAID before the next; shifts bitmaps that are not in flex groups.
     pub stride: u32,
-    /// 0 without a journal.
+    /// 0 without a journal; with the area of fast commits.
     pub journal_blocks: u32,
+    /// The journal's last blocks, for fast commits.
+    pub fast_commit_blocks: u32,
     /// 0 without an orphan file.
     pub orphan_blocks: u32,
 }
@@ -58,7 +60,12 @@ impl Numbers {
         let cluster_bits = (options.cluster_size() / block_size).trailing_zeros();
         let blocks = (options.size / u64::from(block_size)) >> cluster_bits << cluster_bits;
         check_limit(features, blocks)?;
-        let journal_blocks = journal_blocks(options, &mut features, blocks)?;
+        let log_blocks = journal_blocks(options, &mut features, blocks)?;
+        let fast_commits = log_blocks > 0 && features.has_compat(compat::FAST_COMMIT);
+        let fast_commit_blocks = match fast_commits {
+            true => default_journal_blocks(blocks) / FAST_COMMIT_PART,
+            false => 0,
+        };
         let per_group = options.blocks_per_group.unwrap_or(block_size * 8);
         let bigalloc = features.has_ro_compat(ro_compat::BIGALLOC);
         let wide = features.has_incompat(incompat::BIT64);
@@ -90,7 +97,8 @@ impl Numbers {
             backup_groups: [0; 2],
             backups: options.backups,
             stride: options.stride.into(),
-            journal_blocks,
+            journal_blocks: log_blocks.saturating_add(fast_commit_blocks),
+            fast_commit_blocks,
             orphan_blocks: 0,
         };
         numbers.divide_into_groups(options.size)?;
@@ -328,7 +336,12 @@ fn wanted_inodes(options: &Options, blocks: u64) -> Result<u32, MakeError> {
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// The journal's size; a volume too small for one goes without, unless its size was asked for.
+/// Blocks of the smallest volume that has a journal by default.
+const JOURNAL_VOLUME_MIN: u64 = 2048;
+/// Fast commits have one block for so many of a journal of default size.
+const FAST_COMMIT_PART: u32 = 64;
+
+/// The log's size; a volume too small for one goes without, unless its size was asked for.
 fn journal_blocks(
     options: &Options,
     features: &mut Features,
@@ -354,12 +367,16 @@ fn journal_blocks(
         }
         return Ok(wanted as u32);
     }
-    let size = match blocks {
-        0..2048 => {
-            features.compat &= !(compat::HAS_JOURNAL | compat::ORPHAN_FILE);
-            0
-        }
-        2048..0x8000 => 1024,
+    if blocks < JOURNAL_VOLUME_MIN {
+        features.compat &= !(compat::HAS_JOURNAL | compat::ORPHAN_FILE);
+    }
+    Ok(default_journal_blocks(blocks))
+}
+
+fn default_journal_blocks(blocks: u64) -> u32 {
+    match blocks {
+        0..JOURNAL_VOLUME_MIN => 0,
+        JOURNAL_VOLUME_MIN..0x8000 => 1024,
         0x8000..0x4_0000 => 4096,
         0x4_0000..0x8_0000 => 8192,
         0x8_0000..0x40_0000 => 16384,
@@ -367,8 +384,7 @@ fn journal_blocks(
         0x80_0000..0x100_0000 => 65536,
         0x100_0000..0x200_0000 => 131_072,
         _ => 262_144,
-    };
-    Ok(size)
+    }
 }
 
 fn orphan_blocks(blocks: u64) -> u32 {

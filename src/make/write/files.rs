@@ -21,6 +21,8 @@ const BAD_BLOCKS: InodeNumber = InodeNumber::new(1);
 const LOST_FOUND: InodeNumber = InodeNumber::new(11);
 const ORPHAN_MAGIC: u32 = 0x0b10_ca04;
 const DIRECTORY_TYPE: u8 = 2;
+/// Where a journal's superblock says how long its area of fast commits is.
+const NUM_FC_BLOCKS: usize = 0x54;
 
 impl Writing<'_> {
     pub(super) fn files(&self) -> Result<()> {
@@ -146,6 +148,9 @@ impl Writing<'_> {
         let mut block = self.zeroed_block();
         let bytes = journal.to_bytes();
         block[..bytes.len()].copy_from_slice(&bytes);
+        // s_num_fc_blks: the feature's bit in the log is for who first uses it.
+        let area = numbers.fast_commit_blocks.to_be_bytes();
+        block[NUM_FC_BLOCKS..NUM_FC_BLOCKS + area.len()].copy_from_slice(&area);
         self.put_block(place.block(0), &block)?;
         let inode = self.file_inode(place, mode::REG | 0o600, 1);
         self.put_file(InodeNumber::JOURNAL, &inode, place)
