@@ -5,10 +5,12 @@
 //! passed over.
 
 mod args;
+mod cached;
 mod progress;
 mod screen;
 
 use args::{Args, Parsed};
+use cached::Cached;
 use fsck::report::Reporter;
 use fsck::undo::Undo;
 use fsck::{Answer, exit, replay};
@@ -47,7 +49,16 @@ fn run(args: &Args) -> u8 {
     let options = args.options(now.map_or(0, |passed| passed.as_secs()));
     let mut screen = screen::Screen::new(args);
     let mut reporter = Reporter::new(options.answer, &mut screen);
-    let device: Arc<dyn Device> = Arc::new(opened);
+    let device: Arc<dyn Device> = match options.answer {
+        Answer::No => match Cached::open(opened, &args.device) {
+            Ok(cached) => Arc::new(cached),
+            Err(error) => {
+                eprintln!("fsck.uext4: {device}: {error}");
+                return exit::OPERATIONAL;
+            }
+        },
+        _ => Arc::new(opened),
+    };
     let Some(path) = args.undo.as_ref().filter(|_| options.answer != Answer::No) else {
         let outcome = fsck::check(device, &options, &mut reporter);
         screen.end(&args.device, &outcome);
