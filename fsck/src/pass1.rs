@@ -171,7 +171,10 @@ impl Fsck<'_, '_> {
         match verdict {
             Verdict::Used => facts.add(ino, one),
             Verdict::Unused => {}
-            Verdict::Clear => self.clear_inode(ino)?,
+            Verdict::Clear => {
+                self.clear_inode(ino)?;
+                self.forget_quota_inode(ino);
+            }
         }
         Ok(())
     }

@@ -125,15 +125,26 @@ impl Fsck<'_, '_> {
             }
             let at = At::ino(ino).label(NAMES[kind]);
             if self.report.fix(Problem::QuotaInode, at)? {
-                match kind {
-                    0 => self.sb.set_s_usr_quota_inum(0),
-                    1 => self.sb.set_s_grp_quota_inum(0),
-                    _ => self.sb.set_s_prj_quota_inum(0),
-                }
-                self.new_quota[kind] = true;
+                self.forget_quota_inode(ino);
             }
         }
         Ok(())
+    }
+
+    /// A file whose inode is none, or was emptied: another is made in its place.
+    pub fn forget_quota_inode(&mut self, ino: u32) {
+        let has = self.geo.features.has_ro_compat(ro_compat::QUOTA);
+        for (kind, named) in inums(&self.sb).into_iter().enumerate() {
+            if !has || named != ino {
+                continue;
+            }
+            match kind {
+                0 => self.sb.set_s_usr_quota_inum(0),
+                1 => self.sb.set_s_grp_quota_inum(0),
+                _ => self.sb.set_s_prj_quota_inum(0),
+            }
+            self.new_quota[kind] = true;
+        }
     }
 
     /// What is in use by each user, group and project.
