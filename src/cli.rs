@@ -13,6 +13,7 @@ mod launch;
 mod locate;
 pub mod logging;
 pub mod options;
+mod panics;
 mod report;
 mod sizes;
 mod umount;

@@ -87,6 +87,7 @@ fn judge_recorded(path: &Path) {
 mod by_option {
     use super::*;
     use harness::Image;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::{Duration, Instant};
 
     fn start(scratch: &Scratch, options: &str) -> (Image, Mount) {
@@ -144,14 +145,81 @@ mod by_option {
         let (image, mount) = start(&scratch, "rw,errors=panic,fault=eio-write=60");
         let (promised, error) = write_files(&mount, 1000);
         assert!(error.is_some(), "nothing failed");
+        wait_for_the_end(&mount);
+        mount.kill();
+        all_there(&scratch, image.path(), promised);
+        judge_recorded(image.path());
+    }
+
+    fn wait_for_the_end(mount: &Mount) {
         let end = Instant::now() + Duration::from_secs(20);
         while !mount.has_ended() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert!(mount.has_ended(), "the daemon lives: {}", mount.log());
-        mount.kill();
-        all_there(&scratch, image.path(), promised);
-        judge_recorded(image.path());
+    }
+
+    /// Whichever thread it is that panics: nobody waits for ever for what it held, and what was promised is there.
+    #[test]
+    fn a_panic_ends_the_daemon() {
+        for (fault, doing) in [
+            ("panic-read=12", "read 12"),
+            ("panic-write=45", "write 45"),
+            ("panic-write=46", "write 46"),
+            ("panic-write=47", "write 47"),
+            ("panic-sync=20", "sync 20"),
+        ] {
+            let scratch = Scratch::in_memory();
+            let (image, mount) = start(&scratch, &format!("rw,fault={fault}"));
+            let (promised, error) = write_files(&mount, 1000);
+            assert!(error.is_some(), "{fault}: nothing failed");
+            wait_for_the_end(&mount);
+            let log = mount.log();
+            let line = log.lines().find(|line| line.contains(doing));
+            let said = line.is_some_and(|_| log.contains("the daemon ends"));
+            assert!(said && log.contains("ERROR"), "{fault}: {log}");
+            mount.kill();
+            all_there(&scratch, image.path(), promised);
+            judge_recorded(image.path());
+        }
+    }
+
+    /// The gauges are there although every worker waits for a device that does not answer any more.
+    #[test]
+    fn stats_answer_while_every_worker_hangs() {
+        const DIRECTORIES: usize = 40;
+        let scratch = Scratch::in_memory();
+        let image = Image::mke2fs(&scratch, "disk.img", "1G", "-t ext4");
+        let dir = scratch.dir("mnt");
+        let mount = Mount::new(Kind::Uext4, image.path(), &dir, "rw");
+        for number in 0..DIRECTORIES {
+            let dir = mount.at(number.to_string());
+            std::fs::create_dir(&dir).expect("mkdir");
+            std::fs::write(dir.join("file"), "x").expect("write");
+        }
+        mount.unmount();
+        let options = "rw,fault=read-delay=100000ms,fault=read-delay-from=40";
+        let mount = Mount::new(Kind::Uext4, image.path(), &dir, options);
+        let reads = |number: u64| dir.join(number.to_string()).join("file").metadata().is_ok();
+        let answered = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for number in 0..DIRECTORIES as u64 {
+                let (reads, answered) = (&reads, &answered);
+                scope.spawn(move || {
+                    if reads(number) {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_secs(2));
+            let before = answered.load(Ordering::Relaxed);
+            assert!(before < DIRECTORIES as u64, "nothing hangs");
+            let stats = run!(env!("CARGO_BIN_EXE_uext4"), "stats", "--json", mount.path());
+            let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
+            assert!(stats["memory"]["cap"].as_u64() > Some(0), "{stats}");
+            assert_eq!(answered.load(Ordering::Relaxed), before);
+            mount.kill();
+        });
     }
 
     #[test]

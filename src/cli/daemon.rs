@@ -9,6 +9,7 @@ use super::failure::{Failure, Outcome};
 use super::launch::mount_point;
 use super::logging;
 use super::options::{MountOptions, OnError};
+use super::panics;
 use super::report::Report;
 use super::sizes::{self, Sizes};
 use crate::control::{self, Served, Server, signals};
@@ -81,6 +82,7 @@ fn prepare_process(report: Report) -> Outcome {
             rustix::process::setsid().map_err(Failure::system)?;
         }
     }
+    panics::end_the_daemon();
     Ok(())
 }
 

@@ -26,6 +26,8 @@ const PAGES_MAX: usize = 64 << 8;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     pub read_delay: Duration,
+    /// Only from this read on.
+    pub read_delay_from: u64,
     pub write_delay: Duration,
     /// This read fails with EIO.
     pub eio_read: Option<u64>,
@@ -39,6 +41,10 @@ pub struct Faults {
     pub short_write: Option<u64>,
     /// This read gives one wrong bit and no error.
     pub rot_read: Option<u64>,
+    /// The thread that does this read, write or sync panics.
+    pub panic_read: Option<u64>,
+    pub panic_write: Option<u64>,
+    pub panic_sync: Option<u64>,
     /// At this write or sync the power is cut: what was written since the last sync is lost.
     pub drop_cache_at: Option<u64>,
     /// With `drop_cache_at`: some of it is not lost; a seed says what.
@@ -54,6 +60,7 @@ impl Faults {
             number.ok_or_else(|| format!("{word}: not a number from 1"))
         };
         match name {
+            "read-delay-from" => self.read_delay_from = number()?,
             "read-delay" => self.read_delay = delay(word, value)?,
             "write-delay" => self.write_delay = delay(word, value)?,
             "eio-read" => self.eio_read = Some(number()?),
@@ -63,6 +70,9 @@ impl Faults {
             "short-read" => self.short_read = Some(number()?),
             "short-write" => self.short_write = Some(number()?),
             "rot-read" => self.rot_read = Some(number()?),
+            "panic-read" => self.panic_read = Some(number()?),
+            "panic-write" => self.panic_write = Some(number()?),
+            "panic-sync" => self.panic_sync = Some(number()?),
             "drop-cache-at" => self.drop_cache_at = Some(number()?),
             "keep-some" => self.keep_some = Some(number()?),
             _ => return Err(format!("{word}: not a fault")),
@@ -239,6 +249,7 @@ impl Faulty {
         std::thread::sleep(self.faults.write_delay);
         let number = self.writes.fetch_add(1, Ordering::Relaxed) + 1;
         let length: u64 = slices.iter().map(|s| s.len() as u64).sum();
+        panic_at(self.faults.panic_write, number, "write");
         if self.faults.eio_write == Some(number) {
             return Err(failure("write", offset, length, libc::EIO));
         }
@@ -253,6 +264,15 @@ impl Faulty {
         }
         Ok(())
     }
+}
+
+/// A mistake of the program, as it would be in the middle of its work.
+fn panic_at(chosen: Option<u64>, number: u64, operation: &str) {
+    assert_ne!(
+        chosen,
+        Some(number),
+        "simulated: a panic at {operation} {number}"
+    );
 }
 
 fn failure(operation: &'static str, offset: u64, length: u64, errno: i32) -> crate::error::Error {
@@ -287,10 +307,13 @@ impl Device for Faulty {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        std::thread::sleep(self.faults.read_delay);
         let number = self.reads.fetch_add(1, Ordering::Relaxed) + 1;
+        if number >= self.faults.read_delay_from {
+            std::thread::sleep(self.faults.read_delay);
+        }
         let length = buffer.len() as u64;
         self.check_power("read", offset, length)?;
+        panic_at(self.faults.panic_read, number, "read");
         if self.faults.eio_read == Some(number) {
             return Err(failure("read", offset, length, libc::EIO));
         }
@@ -335,6 +358,7 @@ impl Device for Faulty {
 
     fn sync(&self) -> Result<()> {
         let number = self.syncs.fetch_add(1, Ordering::Relaxed) + 1;
+        panic_at(self.faults.panic_sync, number, "sync");
         if self.faults.eio_sync == Some(number) {
             return Err(failure("sync", 0, self.len(), libc::EIO));
         }
@@ -461,6 +485,16 @@ mod tests {
         let image = std::fs::read(file.path()).unwrap();
         let kept = image.iter().filter(|&&byte| byte == 9).count();
         assert!((1..image.len()).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    #[should_panic(expected = "a panic at sync 2")]
+    fn a_thread_panics_where_it_should() {
+        let file = file();
+        let device = faulty(file.path(), &["panic-sync=2", "panic-write=9"]);
+        device.write_at(0, &[1; 512]).unwrap();
+        device.sync().unwrap();
+        let _ = device.sync();
     }
 
     #[test]
