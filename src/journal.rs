@@ -10,6 +10,7 @@ mod commit;
 pub mod handle;
 pub mod log;
 pub mod recover;
+mod stats;
 mod tx;
 mod write_home;
 
@@ -24,6 +25,8 @@ use crate::sync::{Condvar, Mutex, Rank};
 use checkpoint::Checkpoints;
 use handle::CommitListener;
 use log::Log;
+pub use stats::Snapshot as StatsSnapshot;
+use stats::{Cause, Stats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -64,6 +67,7 @@ pub struct Journal {
     pinned: Pinned,
     /// How many of them there may be.
     pinned_max: u64,
+    stats: Stats,
 }
 
 /// Blocks whose memory only a commit or a checkpoint frees.
@@ -128,6 +132,7 @@ impl Journal {
             activation: Mutex::new(Rank::Leaf, None),
             pinned: Pinned::default(),
             pinned_max: pinned_max.max(u64::from(2 * limit)),
+            stats: Stats::default(),
         })
     }
 
@@ -378,6 +383,25 @@ impl Journal {
         self.abort_on_error(&mut committer, done)
     }
 
+    /// The same for a handle that found no room: of many who wait, the first makes it for all.
+    fn unpin_for(&self, credits: u32) -> Result<()> {
+        let mut committer = self.committer.lock();
+        self.state.lock().check()?;
+        let has_room = || self.pinned.total() + u64::from(credits) <= self.pinned_max;
+        if has_room() {
+            return Ok(());
+        }
+        let _memory = self.memory.draw_on(Reserve::Committer);
+        let done = self.checkpoint_until(&mut committer, |_| has_room());
+        self.abort_on_error(&mut committer, done)?;
+        if has_room() {
+            return Ok(());
+        }
+        self.commit_running_locked(&mut committer)?;
+        let done = self.checkpoint_until(&mut committer, |_| false);
+        self.abort_on_error(&mut committer, done)
+    }
+
     /// Whether nothing has changed since the last commit.
     pub fn is_idle(&self) -> bool {
         self.state.lock().running.is_none()
@@ -446,9 +470,11 @@ impl Journal {
     /// Counts one more handle into the running transaction.
     fn join(&self, credits: u32) -> Result<Tid> {
         let mut state = self.state.lock();
+        let mut waited = None;
         loop {
             state.check()?;
             if state.locked || state.held {
+                self.begin_wait(&mut waited, Cause::Closing);
                 self.changed.wait(&mut state);
                 continue;
             }
@@ -457,13 +483,15 @@ impl Journal {
             if tx.load() != 0 && tx.load() + credits > self.limit {
                 let tid = tx.tid;
                 drop(state);
+                self.begin_wait(&mut waited, Cause::Full);
                 self.commit(tid)?;
                 state = self.state.lock();
                 continue;
             }
             if self.pinned.total() + u64::from(credits) > self.pinned_max {
                 drop(state);
-                self.unpin()?;
+                self.begin_wait(&mut waited, Cause::Pinned);
+                self.unpin_for(credits)?;
                 state = self.state.lock();
                 continue;
             }
@@ -474,7 +502,21 @@ impl Journal {
                 state.request(tid);
                 self.wanted.notify_one();
             }
+            drop(state);
+            if let Some((cause, since)) = waited {
+                let waited = self.clock.monotonic().saturating_sub(since);
+                self.stats.held_up[cause as usize].record(waited);
+            }
             return Ok(tid);
         }
+    }
+
+    fn begin_wait(&self, waited: &mut Option<(Cause, Duration)>, cause: Cause) {
+        let since = waited.map_or_else(|| self.clock.monotonic(), |(_, since)| since);
+        *waited = Some((cause, since));
+    }
+
+    pub fn stats(&self) -> StatsSnapshot {
+        self.stats.snapshot()
     }
 }

@@ -11,6 +11,7 @@ pub fn table(stats: &Value) -> String {
     let mut out = String::new();
     memory(&mut out, &stats["memory"]);
     eviction(&mut out, &stats["eviction"]);
+    journal(&mut out, &stats["journal"]);
     for (what, value) in [
         ("inodes in memory", &stats["inodes"]),
         ("known to the kernel", &stats["known"]["inodes"]),
@@ -23,6 +24,10 @@ pub fn table(stats: &Value) -> String {
         ("pinned blocks", &stats["pinned_blocks"]),
         ("buddies built", &stats["alloc"]["buddies_built"]),
         ("bitmaps read", &stats["alloc"]["bitmaps_read"]),
+        (
+            "nothing set aside for pins",
+            &stats["alloc"]["not_set_aside"],
+        ),
     ] {
         line(&mut out, what, value);
     }
@@ -97,6 +102,26 @@ fn eviction(out: &mut String, eviction: &Value) {
     for step in eviction["steps"].as_array().into_iter().flatten() {
         let name = step["step"].as_str().unwrap_or_default();
         waits(out, &format!("  {name}"), &step["times"]);
+    }
+}
+
+fn journal(out: &mut String, journal: &Value) {
+    for (what, name) in [
+        ("commits", "commits"),
+        ("  blocks", "blocks_logged"),
+        ("checkpoints", "checkpoints"),
+        ("  blocks", "blocks_home"),
+    ] {
+        line(out, what, &journal[name]);
+    }
+    for (what, name) in [
+        ("  commit", "commit_times"),
+        ("  checkpoint", "checkpoint_times"),
+        ("  held up: closing", "closing"),
+        ("  held up: full", "full"),
+        ("  held up: pinned memory", "pinned"),
+    ] {
+        waits(out, what, &journal[name]);
     }
 }
 

@@ -10,7 +10,7 @@ mod gather;
 
 use crate::alloc::{Claim, Growth, Request, Reserved};
 use crate::canary::{Canary, canary};
-use crate::device::submit::{WriteRequest, WriteSource};
+use crate::device::submit::{self, Transfer};
 use crate::error::{Error, Result};
 use crate::file::Files;
 use crate::format::inode::Inode;
@@ -20,8 +20,6 @@ use crate::inode::delayed::DirtyRun;
 use crate::journal::{Handle, STEP_CREDITS};
 use crate::map::Mapping;
 use crate::memory::{Frame, Token};
-use crate::sync::{Condvar, Mutex, Rank};
-use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,9 +44,6 @@ struct Piece {
     frames: Vec<Arc<Frame>>,
     place: Place,
 }
-
-/// Frames, and where they go on the device in one piece.
-type Transfer = (u64, Vec<Arc<Frame>>);
 
 impl Piece {
     fn len(&self) -> u32 {
@@ -164,9 +159,9 @@ impl Files {
         if canary(Canary::EarlySize) {
             self.map_pieces(token, node, pieces, claim)?;
             self.journal.commit_running()?;
-            return self.write_all(transfers);
+            return submit::write_all(self.device.as_ref(), transfers);
         }
-        self.write_all(transfers)?;
+        submit::write_all(self.device.as_ref(), transfers)?;
         self.map_pieces(token, node, pieces, claim)
     }
 
@@ -256,34 +251,6 @@ impl Files {
             }
         }
         transfers
-    }
-
-    /// Sends them on their way.
-    fn submit_all(&self, transfers: Vec<Transfer>) -> Arc<UnderWay> {
-        let under_way = Arc::new(UnderWay::new(transfers.len()));
-        for (offset, frames) in transfers {
-            let theirs = Arc::clone(&under_way);
-            self.device.submit_write(WriteRequest {
-                offset,
-                source: WriteSource::Frames(frames),
-                done: Box::new(move |result, source| {
-                    drop(source);
-                    theirs.one_done(result);
-                }),
-            });
-        }
-        under_way
-    }
-
-    /// Many at a time; waits for all.
-    fn write_all(&self, mut transfers: Vec<Transfer>) -> Result<()> {
-        let Some((offset, last)) = transfers.pop() else {
-            return Ok(());
-        };
-        let under_way = self.submit_all(transfers);
-        let slices: Vec<IoSlice<'_>> = last.iter().map(|frame| IoSlice::new(frame)).collect();
-        let here = self.device.write_vectored_at(offset, &slices);
-        under_way.wait().and(here)
     }
 
     /// What has been written becomes the file's, a few pieces a handle.
@@ -440,39 +407,5 @@ impl Files {
             self.dirty.done(node, now);
         }
         flushed.map(|()| !nodes.is_empty())
-    }
-}
-
-/// Transfers under way.
-struct UnderWay {
-    state: Mutex<(usize, Result<()>)>,
-    none: Condvar,
-}
-
-impl UnderWay {
-    fn new(count: usize) -> Self {
-        Self {
-            state: Mutex::new(Rank::Leaf, (count, Ok(()))),
-            none: Condvar::new(),
-        }
-    }
-
-    fn one_done(&self, result: Result<()>) {
-        let mut state = self.state.lock();
-        state.0 -= 1;
-        if state.1.is_ok() {
-            state.1 = result;
-        }
-        if state.0 == 0 {
-            self.none.notify_all();
-        }
-    }
-
-    fn wait(&self) -> Result<()> {
-        let mut state = self.state.lock();
-        while state.0 > 0 {
-            self.none.wait(&mut state);
-        }
-        std::mem::replace(&mut state.1, Ok(()))
     }
 }

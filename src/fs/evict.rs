@@ -9,6 +9,7 @@ use crate::evict::Cause;
 use crate::fs::known::KnownStats;
 use crate::fs::{Fs, need};
 use crate::ids::InodeNumber;
+use crate::journal;
 use crate::memory::{Reclaimer, Relief, Reserve, Snapshot};
 use serde::Serialize;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub struct Stats {
     pub memory: Snapshot,
     pub eviction: evict::Snapshot,
     pub alloc: AllocStats,
+    pub journal: journal::StatsSnapshot,
     pub inodes: usize,
     /// Inodes that the kernel knows or has open.
     pub known: KnownStats,
@@ -37,6 +39,7 @@ impl Fs {
             memory: self.memory.snapshot(),
             eviction: self.evictor.snapshot(),
             alloc: self.alloc.stats(),
+            journal: self.journal.stats(),
             inodes: self.table.len(),
             known: self.known.stats(),
             pinned_blocks: self.journal.pinned(),
@@ -105,6 +108,8 @@ impl Relief for Fs {
         if self.memory.dirty() == 0 || self.is_read_only() {
             return;
         }
+        // What a step beyond the first takes, too.
+        let _reserve = self.memory.draw_on(Reserve::Evictor);
         let own = self.memory.admit_from(Reserve::Evictor, need::FLUSH);
         match own.or_else(|| self.memory.admit_free(need::FLUSH)) {
             // An error stays with its file.

@@ -106,6 +106,7 @@ impl Journal {
                     break;
                 }
             }
+            let begun = self.clock.monotonic();
             self.write_home(&blocks)?;
             drop(blocks);
             self.note_checkpoints(checkpoints);
@@ -117,6 +118,9 @@ impl Journal {
                 self.cache.device().sync()?;
             }
             log.reuse_freed();
+            let took = self.clock.monotonic().saturating_sub(begun);
+            self.stats.checkpoint_times.record(took);
+            self.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -71,8 +71,16 @@ impl Journal {
         let Some(frozen) = self.abort_on_error(committer, frozen)? else {
             return Ok(());
         };
+        let begun = self.clock.monotonic();
         let written = self.write_transaction(committer, &frozen);
         let first = self.abort_on_error(committer, written)?;
+        let took = self.clock.monotonic().saturating_sub(begun);
+        self.stats.commit_times.record(took);
+        self.stats.commits.fetch_add(1, Ordering::Relaxed);
+        let blocks = frozen.blocks.len() as u64;
+        self.stats
+            .blocks_logged
+            .fetch_add(blocks, Ordering::Relaxed);
         self.finish(committer, frozen, first);
         Ok(())
     }

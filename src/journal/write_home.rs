@@ -1,13 +1,16 @@
-//! Writes metadata blocks to their places on the volume, sorted and in large pieces.
+//! Writes metadata blocks to their places on the volume, sorted, in large pieces, many at a time: after a crowd of small changes
+//! they lie scattered, and one after the other they would take as long as everybody who needs the committer has to wait.
 //!
 //! Source: the design's section on the journal.
-//! Invariants: the caller syncs.
+//! Invariants: the caller syncs; nothing is under way any more when it returns.
 
 use crate::cache::{BufferRef, Snapshot};
+use crate::device::submit::{self, Transfer};
 use crate::error::Result;
 use crate::ids::FsBlock;
 use crate::journal::Journal;
-use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Blocks in one device write.
 const RUN_MAX: usize = 256;
@@ -21,14 +24,17 @@ impl Journal {
         sorted.sort_unstable_by_key(|(block, _)| *block);
         let follows =
             |a: &(FsBlock, &Snapshot), b: &(FsBlock, &Snapshot)| a.0.checked_add(1) == Some(b.0);
-        for run in sorted.chunk_by(follows) {
-            for piece in run.chunks(RUN_MAX) {
-                let slices: Vec<IoSlice<'_>> =
-                    piece.iter().map(|(_, bytes)| IoSlice::new(bytes)).collect();
-                let offset = piece[0].0.get() << self.cache.geometry().block_bits;
-                self.cache.device().write_vectored_at(offset, &slices)?;
-            }
-        }
-        Ok(())
+        let bits = self.cache.geometry().block_bits;
+        let transfers: Vec<Transfer> = sorted
+            .chunk_by(follows)
+            .flat_map(|run| run.chunks(RUN_MAX))
+            .map(|piece| {
+                let frames = piece.iter().map(|(_, bytes)| Arc::clone(bytes)).collect();
+                (piece[0].0.get() << bits, frames)
+            })
+            .collect();
+        let count = sorted.len() as u64;
+        self.stats.blocks_home.fetch_add(count, Ordering::Relaxed);
+        submit::write_all(self.cache.device().as_ref(), transfers)
     }
 }

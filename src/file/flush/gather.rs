@@ -4,7 +4,8 @@
 //! Source: the design's section on delayed allocation.
 //! Invariants: those of `flush`, for each inode; who holds one inode against other flushers does not wait for another one.
 
-use super::{Piece, TRANSFER, TRANSFER_FRAMES, Transfer, UnderWay};
+use super::{Piece, TRANSFER, TRANSFER_FRAMES};
+use crate::device::submit::{self, Transfer, UnderWay};
 use crate::alloc::Claim;
 use crate::error::Result;
 use crate::file::Files;
@@ -102,7 +103,7 @@ impl Files {
                 Err(error) => keep(result, Err(error)),
             }
         }
-        let under_way = self.submit_all(self.merge(transfers));
+        let under_way = submit::submit_all(self.device.as_ref(), self.merge(transfers));
         (!members.is_empty()).then_some(Gathered { members, under_way })
     }
 
