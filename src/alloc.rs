@@ -21,6 +21,7 @@ mod mount;
 mod normalize;
 mod orlov;
 mod owner;
+mod pin;
 mod prealloc;
 mod reserve;
 mod reserved;
@@ -221,7 +222,7 @@ impl Allocator {
 
     /// Keeps bitmap and buddy of every group in memory in which blocks are set aside, from now on or no more.
     pub fn pin_buddies(&self, on: bool) {
-        self.groups.pin.store(on, Ordering::Relaxed);
+        self.groups.pin_buddies(on);
     }
 
     /// Bytes of memory that are kept for that.
@@ -285,6 +286,7 @@ impl Allocator {
             groups_touched: stats.touched.load(Ordering::Relaxed),
             buddies_built: stats.builds.load(Ordering::Relaxed),
             bitmaps_read: stats.bitmap_reads.load(Ordering::Relaxed),
+            not_set_aside: self.groups.pins_refused(),
         }
     }
 
@@ -378,6 +380,8 @@ pub struct AllocStats {
     pub buddies_built: u64,
     /// Block bitmaps read from the device for that.
     pub bitmaps_read: u64,
+    /// Times that nothing was set aside because no more groups could be pinned.
+    pub not_set_aside: u64,
 }
 
 /// What the superblock says about reservation and placement.

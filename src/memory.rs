@@ -607,6 +607,72 @@ mod tests {
         assert_eq!(memory.leaks(), []);
     }
 
+    /// Frames that nobody frees before they are written home.
+    struct Journal {
+        frames: Mutex<Vec<Frame>>,
+        home: AtomicBool,
+    }
+
+    impl Shrinker for Journal {
+        fn shrink(&self, frames: usize) -> usize {
+            if !self.home.load(Ordering::Relaxed) {
+                return 0;
+            }
+            let mut held = self.frames.lock();
+            let keep = held.len().saturating_sub(frames);
+            held.drain(keep..).count()
+        }
+    }
+
+    impl Relief for Journal {
+        fn prune(&self, _: u64, _: Reclaimer) {}
+        fn unpin(&self) {
+            self.home.store(true, Ordering::Relaxed);
+        }
+        fn write_back(&self) {}
+        fn prunes_directly(&self) -> bool {
+            false
+        }
+    }
+
+    /// Invariant 3: a step takes what a commit makes free, though shrinkers had nothing just before.
+    #[test]
+    fn a_step_finds_what_was_pinned_until_its_commit() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        let mut token = memory.request(Need::frames(6)).unwrap();
+        let journal = Arc::new(Journal {
+            frames: Mutex::new(Rank::Shard, fill(&memory, 0)),
+            home: AtomicBool::new(false),
+        });
+        memory.register(journal.clone());
+        let relief: Arc<dyn Relief> = journal.clone();
+        memory.set_relief(Arc::downgrade(&relief));
+        let mut kept = token.take(6);
+        let kept: Vec<Frame> = (0..6).map(|_| kept.frame(Class::Meta)).collect();
+        token.renew();
+        assert_eq!(memory.snapshot().activity.overdrafts, 0);
+        assert_eq!(token.left(), 6);
+        journal.frames.lock().clear();
+        drop((token, kept));
+        assert_eq!(memory.leaks(), []);
+    }
+
+    /// Invariant 3: so it does from its thread's reserve, when even that frees nothing.
+    #[test]
+    fn a_step_takes_from_its_threads_reserve() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        memory.set_reserve(Reserve::Evictor, 20 * memory.frame_cost());
+        let mut token = memory.request(Need::frames(6)).unwrap();
+        let used = fill(&memory, 0);
+        let mut kept = token.take(6);
+        let kept: Vec<Frame> = (0..6).map(|_| kept.frame(Class::Meta)).collect();
+        let own = memory.draw_on(Reserve::Evictor);
+        token.renew();
+        assert_eq!(memory.snapshot().activity.overdrafts, 0);
+        drop((own, token, kept, used));
+        assert_eq!(memory.leaks(), []);
+    }
+
     /// Invariant 7.
     #[test]
     fn what_is_free_but_warm_stays_within_the_cap() {

@@ -119,6 +119,28 @@ fn every_policy_loses_nothing_and_gives_every_block_back() {
     }
 }
 
+/// More groups with blocks set aside than the whole cap could keep buddies of: what policy `pin` keeps has a bound.
+#[test]
+fn pinned_buddies_never_fill_the_cap() {
+    for from in [From::Direct, From::Evictor] {
+        let options = "-t ext4 -O ^flex_bg -b 1024 -g 256 -N 16384 -J size=4 -m 0";
+        let image = CoreImage::mke2fs("400M", options);
+        let fs = mount(&image, PolicyName::Pin, from);
+        grow(&fs, 6);
+        let stats = fs.stats();
+        assert_eq!(stats.memory.activity.overdrafts, 0, "{stats:?}");
+        assert!(stats.memory.peak <= cap(), "{:?}", stats.memory);
+        let kept = stats.eviction.private_bytes;
+        assert!(kept > 0 && kept <= cap() / 8, "{kept}");
+        fs.evict_all();
+        assert_eq!(fs.stats().eviction.private_bytes, 0);
+        fs.unmount().expect("unmount");
+        assert_eq!(fs.stats().held_blocks, 0);
+        drop(fs);
+        image.fsck();
+    }
+}
+
 #[test]
 fn a_cap_under_the_floor_is_refused_with_the_floor_named() {
     let image = CoreImage::mke2fs("8M", "-t ext4 -b 1024");

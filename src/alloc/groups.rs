@@ -8,6 +8,7 @@ use super::buddy::Buddy;
 use super::index::{GroupIndexes, Summary};
 use super::locality::Localities;
 use super::owner::GroupState;
+use super::pin::Pins;
 use super::search::Exploration;
 use super::zones::SystemZones;
 use super::{Settings, bits, freed, zones};
@@ -140,8 +141,7 @@ pub(super) struct Groups {
     pub(super) fresh: Mutex<()>,
     shards: Vec<Mutex<Shard>>,
     buddies: AtomicU32,
-    /// Whether a buddy stays in memory, with its bitmap, while blocks are set aside in the group.
-    pub(super) pin: AtomicBool,
+    pub(super) pins: Arc<Pins>,
     _charge: Charge,
 }
 
@@ -187,7 +187,7 @@ impl Groups {
                 .map(|_| Mutex::new(Rank::Shard, Shard::default()))
                 .collect(),
             buddies: AtomicU32::new(0),
-            pin: AtomicBool::new(false),
+            pins: Arc::default(),
             memory,
         });
         let shrinker: Arc<dyn Shrinker> = groups.clone();
@@ -365,7 +365,7 @@ impl Groups {
         match built {
             Ok(buddy) => {
                 state.publish(buddy);
-                state.bitmap = bitmap.filter(|_| self.pin.load(Ordering::Relaxed));
+                state.bitmap = bitmap.filter(|_| self.pins.is_on());
                 self.buddies.fetch_add(1, Ordering::Relaxed);
                 self.stats.builds.fetch_add(1, Ordering::Relaxed);
                 self.reindex(&state);
@@ -439,6 +439,7 @@ impl Groups {
         if !state.corrupt {
             add(&self.totals.available, len);
         }
+        self.unpin_unused(state);
         self.reindex(state);
     }
 
@@ -540,7 +541,7 @@ impl Shrinker for Groups {
                     break;
                 }
                 if let Some(mut state) = group.try_lock()
-                    && !self.is_pinned(&state)
+                    && state.pin.is_none()
                     && self.forget_buddy(&mut state)
                 {
                     freed += 2;

@@ -5,7 +5,7 @@
 //! perhaps reads, with no lock held.
 
 use super::bits;
-use super::groups::{Group, Groups};
+use super::groups::Groups;
 use super::owner::{GroupState, Prealloc};
 use super::prealloc::PreallocTree;
 use crate::cache::BufferRef;
@@ -16,7 +16,6 @@ use crate::ids::{FsBlock, GroupIndex};
 use crate::memory::Frame;
 use crate::sync::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Loads of one buddy before whoever drops it all the time wins.
 const MAX_LOADS: u32 = 64;
@@ -43,25 +42,6 @@ pub struct BuddyCost {
 }
 
 impl Groups {
-    /// Whether the policy of eviction keeps the group's buddy.
-    pub(super) fn is_pinned(&self, state: &GroupState) -> bool {
-        !state.unused.is_empty() && self.pin.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn pinned_bytes(&self) -> u64 {
-        let is_kept = |group: &Arc<Group>| {
-            let state = group.lock();
-            state.buddy.is_some() && self.is_pinned(&state)
-        };
-        let kept = self
-            .all_resident()
-            .iter()
-            .filter(|group| is_kept(group))
-            .count();
-        // Two frames of the buddy, one of the bitmap.
-        kept as u64 * 3 * self.memory.frame_cost()
-    }
-
     pub(super) fn buddy_cost(&self, index: GroupIndex) -> Result<BuddyCost> {
         let group = self.get(index)?;
         let resident = group.lock().buddy.is_some();

@@ -85,6 +85,7 @@ impl Groups {
                 state.unused.insert(rest.start, Arc::clone(&rest));
                 surplus = lists.put(rest);
             }
+            self.unpin_unused(&mut state);
             drop(state);
             self.discard_shared(surplus);
             return Some(Reserved::new(Arc::clone(self), group, run.start, len));
@@ -98,15 +99,14 @@ impl Groups {
         let mut lists = self.localities.slot().lock();
         let group = Arc::clone(&reserved.group);
         let mut state = group.lock();
-        let rest = prealloc(
-            group.index,
-            reserved.bit + len,
-            reserved.count - len,
-            charge,
-        );
-        state.unused.insert(rest.start, Arc::clone(&rest));
+        let (start, left) = (reserved.bit + len, reserved.count - len);
         state.reserved.insert(reserved.bit, len);
         reserved.count = len;
+        if !self.may_set_aside(&mut state) {
+            return self.release(&mut state, start, left);
+        }
+        let rest = prealloc(group.index, start, left, charge);
+        state.unused.insert(rest.start, Arc::clone(&rest));
         let surplus = lists.put(rest);
         drop(state);
         self.discard_shared(surplus);

@@ -6,6 +6,7 @@
 
 use super::buddy::Buddy;
 use super::index::Summary;
+use super::pin::Pin;
 use crate::cache::BufferRef;
 use crate::error::{CorruptKind, Error, Location, Structure};
 use crate::ids::{GroupIndex, Tid};
@@ -54,6 +55,8 @@ pub(super) struct GroupState {
     pub(super) buddy: Option<Buddy>,
     /// The bitmap that the buddy was built from, where it has to stay in memory.
     pub(super) bitmap: Option<BufferRef>,
+    /// Buddy and bitmap stay in memory.
+    pub(super) pin: Option<Pin>,
     /// A buddy was built once, or the group was never used: `order` and `fragments` mean something.
     pub(super) known: bool,
     /// Of the largest free chunk: exact with a buddy, a lower bound without one.
@@ -87,6 +90,7 @@ impl GroupState {
             corrupt: false,
             buddy: None,
             bitmap: None,
+            pin: None,
             known: last.known,
             order: last.largest,
             fragments: last.free.div_ceil(average),

@@ -82,6 +82,7 @@ impl Groups {
         }
         let start = run.start + skip;
         state.reserved.insert(start, len);
+        self.unpin_unused(&mut state);
         drop(state);
         Some(Reserved::new(Arc::clone(self), group, start, len))
     }
@@ -108,7 +109,7 @@ impl Groups {
         let mut state = group.lock();
         let start = reserved.bit + len;
         match first {
-            Some(first) if tree.fits(first, rest) => {
+            Some(first) if tree.fits(first, rest) && self.may_set_aside(&mut state) => {
                 let part = prealloc(group.index, start, rest, charge);
                 state.unused.insert(start, Arc::clone(&part));
                 tree.runs.insert(first, part);

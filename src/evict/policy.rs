@@ -207,7 +207,8 @@ impl Policy for Skip {
 }
 
 /// "Pin the buddy bitmap and bitmap blocks in memory [...] if we know that there might be preallocations pending for that
-/// particular block group." Cost: three frames for each group with a preallocation, for as long as it has one, inside the cap.
+/// particular block group." Cost: three frames for each group with a preallocation, for as long as it has one, inside the cap; beyond an eighth of the cap
+/// nothing is set aside for files that grow.
 struct Pin;
 
 impl Policy for Pin {

@@ -168,7 +168,7 @@ impl Memory {
                 (1, Some(relief)) => relief.prune(wanted, by),
                 (_, Some(relief)) => {
                     relief.write_back();
-                    relief.unpin();
+                    self.unpin(relief.as_ref());
                     self.shrink(wanted);
                     relief.prune(wanted, by);
                 }
@@ -310,7 +310,7 @@ impl Memory {
             if effort == 2
                 && let Some(relief) = self.relief()
             {
-                relief.unpin();
+                self.unpin(relief.as_ref());
             }
             self.shrink(bytes);
             if self.ledger.promise(bytes).is_some() || self.draw(super::Reserve::Evictor, bytes) {
@@ -334,8 +334,14 @@ impl Memory {
         queue.curious -= 1;
     }
 
+    /// What went home can be freed now, though nothing was given back by it: shrinkers that found nothing before are asked again.
+    fn unpin(&self, relief: &dyn Relief) {
+        relief.unpin();
+        self.quiet_until.store(0, Ordering::Relaxed);
+    }
+
     /// Promises `bytes` for the next step of an operation that holds inode locks: frees what it can, commits and writes home
-    /// what is pinned, but waits for no other request.
+    /// what is pinned, takes them from the thread's reserve if it has one, but waits for no other request.
     pub(super) fn promise_for_step(&self, bytes: u64) {
         let granted = self.granted(Point::Admission);
         for effort in 0..3 {
@@ -347,9 +353,14 @@ impl Memory {
             if effort == 1
                 && let Some(relief) = self.relief()
             {
-                relief.unpin();
+                self.unpin(relief.as_ref());
             }
             self.shrink(bytes);
+        }
+        if let Some(reserve) = account::reserve(self.id())
+            && self.draw(reserve, bytes)
+        {
+            return;
         }
         self.overdraft(bytes);
     }
