@@ -39,6 +39,14 @@ pub enum Canary {
     FreeInsidePrealloc,
     /// Blocks are trimmed that stay free meanwhile.
     TrimWithoutHold,
+    /// Whoever looks for an inode that is being freed does not wait.
+    FreeingUnmarked,
+    /// Nobody wakes those who do.
+    FreeingUntold,
+    /// An inode is evicted although somebody refers to it.
+    EvictedInUse,
+    /// An unlinked inode is freed although the kernel knows it.
+    ReapedInUse,
 }
 
 impl Canary {
@@ -48,6 +56,14 @@ impl Canary {
         Canary::HandOutInTwoSteps,
         Canary::FreeInsidePrealloc,
         Canary::TrimWithoutHold,
+    ];
+
+    /// The same of the inode table and the lookup counts.
+    pub const OF_THE_INODE_TABLE: [Canary; 4] = [
+        Canary::FreeingUnmarked,
+        Canary::FreeingUntold,
+        Canary::EvictedInUse,
+        Canary::ReapedInUse,
     ];
 
     /// Those that a power cut shows. (I/O in flight beside a truncation takes two threads: `NoDrain` has a test of its own.)
@@ -120,6 +136,7 @@ mod tests {
     fn none_is_on_unless_it_was_turned_on() {
         assert!(!Canary::ALL.into_iter().any(canary));
         assert!(!Canary::OF_THE_ALLOCATOR.into_iter().any(canary));
+        assert!(!Canary::OF_THE_INODE_TABLE.into_iter().any(canary));
         let manifest = include_str!("../Cargo.toml");
         assert!(
             !manifest.lines().any(|line| line.starts_with("default")),

@@ -14,6 +14,8 @@ mod errors;
 mod evict;
 mod flush;
 mod ioctl;
+#[cfg(all(test, feature = "shuttle"))]
+mod judge;
 mod known;
 mod link;
 mod lookup;

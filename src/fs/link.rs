@@ -202,7 +202,8 @@ impl Fs {
 
     /// Queues a nameless inode at once if nobody has it open or knows it. No handle may be open.
     pub(crate) fn reap_if_unused(&self, node: &NodeRef) {
-        if self.reaper.is_nameless(node.ino) && !self.known.is_used(node.ino) {
+        let is_used = self.known.is_used(node.ino) && !canary(Canary::ReapedInUse);
+        if self.reaper.is_nameless(node.ino) && !is_used {
             self.reaper.queue(node.ino);
         }
     }

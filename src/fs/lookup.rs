@@ -29,8 +29,9 @@ impl Fs {
         check_name(name)?;
         let _token = self.memory.request(need::LOOKUP)?;
         let dir = self.directory(parent)?;
+        // The name keeps the inode from being freed, and its number from being another's, until the lookup is counted.
+        let _shared = dir.lock.read();
         let entry = {
-            let _shared = dir.lock.read();
             let core = dir.core.read();
             self.dirs
                 .lookup(parent, &core, name)?

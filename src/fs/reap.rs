@@ -3,6 +3,7 @@
 //! Source: the design's eviction path (unlinked inodes) and lock order; POSIX unlink.
 //! Invariants: an inode comes here only on the orphan list, so a crash at any step leaves it to the next mount.
 
+use crate::canary::{Canary, canary};
 use crate::error::Result;
 use crate::file::PendingFrees;
 use crate::format::inode::mode;
@@ -172,7 +173,8 @@ impl Fs {
         let Some(ino) = self.reaper.next() else {
             return false;
         };
-        if self.known.is_used(ino) || !self.reaper.is_nameless(ino) || self.is_read_only() {
+        let is_used = self.known.is_used(ino) && !canary(Canary::ReapedInUse);
+        if is_used || !self.reaper.is_nameless(ino) || self.is_read_only() {
             return true;
         }
         if let Err(error) = self.free_inode(ino) {

@@ -412,7 +412,7 @@ impl Shard {
             let Some(node) = self.nodes.get(&ino) else {
                 continue;
             };
-            let in_use = Arc::strong_count(node) > 1;
+            let in_use = Arc::strong_count(node) > 1 && !canary(Canary::EvictedInUse);
             let spared = node.referenced.swap(false, Ordering::Relaxed) && !at_once;
             if in_use || spared || !wanted(node) {
                 self.hand.push_back(ino);
@@ -423,7 +423,9 @@ impl Shard {
             {
                 self.dropped = Some(tid);
             }
-            self.freeing.insert(ino);
+            if !canary(Canary::FreeingUnmarked) {
+                self.freeing.insert(ino);
+            }
             return self.nodes.remove(&ino);
         }
         None
@@ -458,7 +460,9 @@ impl Freeing<'_> {
         if let Some(node) = back {
             shard.put(&node);
         }
-        settled.notify_all();
+        if !canary(Canary::FreeingUntold) {
+            settled.notify_all();
+        }
     }
 }
 
