@@ -38,12 +38,12 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     }
     if cmd!(
         shell,
-        "cargo test -p uext4 --lib --features shuttle,canaries alloc::judge"
+        "cargo test -p uext4 --lib --features shuttle,canaries judge::"
     )
     .run()
     .is_err()
     {
-        failed.push("the allocator's judge");
+        failed.push("the judges of the allocator and of the inode table");
     }
     let suites = cmd!(
         shell,
@@ -64,6 +64,14 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
         && cmd!(shell, "cargo xtask bench --quick").run().is_err()
     {
         failed.push("bench --quick");
+    }
+    if !options.quick
+        && options.on.is_none()
+        && cmd!(shell, "cargo xtask evict-bench --quick")
+            .run()
+            .is_err()
+    {
+        failed.push("evict-bench --quick");
     }
     if !options.quick && options.on.is_none() && crash::short(root).is_err() {
         failed.push("crash");

@@ -15,6 +15,8 @@ const WRITERS: usize = 8;
 const READERS: usize = 2;
 /// A file that would become larger begins a new life: all together they are half of the free space.
 const LARGEST: u64 = 640 << 10;
+/// Bytes of an append, about.
+const AVERAGE: u64 = 300 << 10;
 /// The file whose blocks are overwritten all the time: a request that needs nothing of the device.
 const PROBE: &str = "probe";
 const PROBE_BLOCKS: u64 = 16;
@@ -47,16 +49,29 @@ pub struct Measured {
 struct Shared<'a> {
     root: &'a Path,
     shape: Shape,
+    /// Appended so far.
+    bytes: AtomicU64,
     progress: AtomicU64,
     busy: AtomicBool,
     stop: AtomicBool,
 }
 
-/// Runs the workload for `time`, not counting how long it takes to open the files.
+impl Shared<'_> {
+    fn goes_on(&self, since: Instant, time: Duration) -> bool {
+        let files = (self.shape.directories() * GROWING) as u64;
+        let enough = self.bytes.load(Ordering::Relaxed) >= 2 * files * AVERAGE;
+        let limit = if enough { time } else { 4 * time };
+        since.elapsed() < limit && self.busy.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs the workload for `time`, not counting how long it takes to open the files; on a busy machine up to four times as
+/// long, until every file has grown twice: before that nothing that has blocks set aside need be evicted.
 pub fn run(mounted: &Mounted, shape: Shape, time: Duration) -> Result<Measured, String> {
     let shared = Shared {
         root: &mounted.dir,
         shape,
+        bytes: AtomicU64::new(0),
         progress: AtomicU64::new(0),
         busy: AtomicBool::new(true),
         stop: AtomicBool::new(false),
@@ -87,7 +102,7 @@ fn measure(mounted: &Mounted, shared: &Shared<'_>, time: Duration) -> Result<Mea
             .map(|first| scope.spawn(move || look(shared, first)))
             .collect();
         let prober = scope.spawn(|| overwrite(shared, &probe));
-        while begun.elapsed() < time && shared.busy.load(Ordering::Relaxed) {
+        while shared.goes_on(begun, time) {
             std::thread::sleep(Duration::from_millis(10));
         }
         shared.stop.store(true, Ordering::Relaxed);
@@ -195,6 +210,7 @@ fn append(
     growing.unsure = wrote.is_none();
     growing.length += count as u64;
     meter.bytes += count as u64;
+    shared.bytes.fetch_add(count as u64, Ordering::Relaxed);
 }
 
 /// Cold inodes, in an order that is nobody's.
