@@ -138,7 +138,7 @@ fn run(image: &[u8], seed: u64) {
             let mut rng = Rng(seed + side as u64);
             for _ in 0..BUILDS {
                 let group = GroupIndex::new(rng.below(groups));
-                drop(alloc.load_buddy(group, None).unwrap());
+                alloc.load_buddy(group, None).unwrap();
                 shuttle::thread::yield_now();
                 alloc.drop_buddy(group);
             }

@@ -5,8 +5,8 @@
 //! Invariants: those of `flush`, for each inode; who holds one inode against other flushers does not wait for another one.
 
 use super::{Piece, TRANSFER, TRANSFER_FRAMES};
-use crate::device::submit::{self, Transfer, UnderWay};
 use crate::alloc::Claim;
+use crate::device::submit::{self, Transfer, UnderWay};
 use crate::error::Result;
 use crate::file::Files;
 use crate::inode::NodeRef;
