@@ -64,6 +64,8 @@ impl Files {
             }
         }
         for node in alone {
+            // The one before has used up what was promised.
+            token.renew();
             keep(&mut result, self.flush(token, node));
         }
         result
