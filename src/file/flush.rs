@@ -394,7 +394,10 @@ impl Files {
         blocks_max: usize,
     ) -> Result<bool> {
         let (mut nodes, mut blocks) = (Vec::new(), 0);
-        while blocks < blocks_max && nodes.len() < gather::INODES {
+        // Where memory is scarce, a promise is for one.
+        let roomy = token.memory().is_roomy();
+        let inodes_max = if roomy { gather::INODES } else { 1 };
+        while blocks < blocks_max && nodes.len() < inodes_max {
             let Some(node) = self.dirty.take(&is_due) else {
                 break;
             };
