@@ -2,8 +2,11 @@
 //!
 //! Source: debugfs(8), which changes the field and makes its checksum right; e2fsck(8) for exit codes.
 
+mod common;
+
+use common::{fsck, run};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use uext4::format::checksum::crc32c;
 use uext4::format::superblock::Superblock;
@@ -11,23 +14,8 @@ use uext4::ids::GroupIndex;
 
 const MODERN: &str = "64bit,metadata_csum_seed,orphan_file";
 
-fn run(program: &str, args: &[&str], image: &Path) -> Output {
-    Command::new(program)
-        .args(args)
-        .arg(image)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
 fn code(program: &str, args: &[&str], image: &Path) -> i32 {
     run(program, args, image).status.code().unwrap()
-}
-
-fn fsck(args: &[&str], image: &Path) -> (i32, String) {
-    let output = run(env!("CARGO_BIN_EXE_fsck-uext4"), args, image);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    (output.status.code().unwrap(), text)
 }
 
 /// What the last command, of one a line, says.

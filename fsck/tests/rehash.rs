@@ -2,24 +2,12 @@
 //!
 //! Source: e2fsck(8), `-D`; debugfs(8).
 
+mod common;
+
+use common::{fsck, run};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-fn run(program: &str, args: &[&str], image: &Path) -> Output {
-    Command::new(program)
-        .args(args)
-        .arg(image)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn fsck(args: &[&str], image: &Path) -> (i32, String) {
-    let output = run(env!("CARGO_BIN_EXE_fsck-uext4"), args, image);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    (output.status.code().unwrap(), text)
-}
+use std::process::Command;
 
 fn debugfs(command: &str, image: &Path) -> String {
     let output = run("debugfs", &["-w", "-R", command], image);

@@ -8,7 +8,7 @@ use super::Settings;
 use super::buddy::tests::Rng;
 use super::tests::Two;
 use super::volume::Volume;
-use crate::canary::Canary;
+use crate::canary::{Canary, select};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ids::{FsBlock, GroupIndex};
@@ -181,16 +181,6 @@ fn explore(iterations: usize, which: Option<Canary>) {
         }
         Some(canary) => assert!(outcome.is_err(), "{canary:?} was not noticed"),
     }
-}
-
-#[cfg(feature = "canaries")]
-fn select(which: Option<Canary>) {
-    crate::canary::select(which);
-}
-
-#[cfg(not(feature = "canaries"))]
-fn select(which: Option<Canary>) {
-    assert!(which.is_none());
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! freed; whoever holds a lookup finds the inode, and the same one, whatever is evicted, unlinked or made meanwhile; what was
 //! changed is there after a reload. At the end nothing is left of what was unlinked and forgotten, and nobody waits.
 
-use crate::canary::Canary;
+use crate::canary::{Canary, select};
 use crate::device::sim::{Disk, Image, Rng, Ticks};
 use crate::error::Posix;
 use crate::fs::{Caller, Fs, NewNode, Options, SetAttr};
@@ -211,16 +211,6 @@ fn explore_by(scheduler: impl Scheduler + 'static, which: Option<Canary>) -> boo
         }
         Some(_) => outcome.is_err(),
     }
-}
-
-#[cfg(feature = "canaries")]
-fn select(which: Option<Canary>) {
-    crate::canary::select(which);
-}
-
-#[cfg(not(feature = "canaries"))]
-fn select(which: Option<Canary>) {
-    assert!(which.is_none());
 }
 
 #[test]
