@@ -11,6 +11,8 @@ use uext4::format::geometry::Geometry;
 /// Free blocks of the volume.
 pub struct Free<'a> {
     pub used: &'a mut BlockSet,
+    /// Clusters that the run itself has put to use, or free.
+    pub moved: &'a mut BlockSet,
     pub geo: &'a Geometry,
     /// What was given out.
     pub taken: Vec<u64>,
@@ -41,6 +43,7 @@ impl Free<'_> {
         let start = cluster_of(self.geo, near).min(all);
         let found = self.search(start, all).or_else(|| self.search(0, start))?;
         self.used.add(found, 1);
+        self.moved.add(found, 1);
         let block = (found << self.geo.cluster_ratio_bits) + u64::from(self.geo.first_data_block);
         if block + (1 << self.geo.cluster_ratio_bits) > self.geo.blocks_count {
             return None;
@@ -53,20 +56,12 @@ impl Free<'_> {
         let per = u64::from(self.geo.clusters_per_group);
         let mut at = from;
         while at < to {
-            let group = (at / per) as u32;
-            let base = u64::from(group) * per;
-            let end = to.min(base + per);
-            let mut free = at;
-            for (a, b) in self.used.runs(group) {
-                if base + u64::from(a) > free {
-                    break;
-                }
-                free = free.max(base + u64::from(b));
-            }
-            if free < end {
+            let group = at / per;
+            let end = to.min((group + 1) * per);
+            if let Some(free) = self.used.first_outside(at, end) {
                 return Some(free);
             }
-            at = base + per;
+            at = end;
         }
         None
     }
@@ -82,6 +77,7 @@ impl Fsck<'_, '_> {
     pub fn free(&mut self) -> Free<'_> {
         Free {
             used: &mut self.used,
+            moved: &mut self.moved,
             geo: &self.geo,
             taken: Vec::new(),
         }

@@ -44,6 +44,9 @@ pub struct Args {
     /// Write progress to this file descriptor, 0 for a bar; a negative one waits for SIGUSR1
     #[arg(short = 'C', value_name = "FD", allow_hyphen_values = true)]
     pub progress: Option<i32>,
+    /// Use so much memory at most, and a file in TMPDIR beyond it; with a suffix k, m or g
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
     /// Say more
     #[arg(short = 'v')]
     pub verbose: bool,
@@ -83,6 +86,19 @@ pub fn parse() -> Parsed {
             refuse(line.trim_start_matches("error: "))
         }
     }
+}
+
+/// A number of bytes, with or without a suffix.
+fn size(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 30),
+        _ => (text, 0),
+    };
+    let number = number.parse::<u64>().ok();
+    let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "not a size".to_owned())
 }
 
 fn refuse(message: &str) -> Parsed {
@@ -128,7 +144,23 @@ impl Args {
             optimize: self.optimize,
             superblock: self.superblock,
             block_size: self.block_size,
+            memory: self.memory,
             now,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_suffixes() {
+        assert_eq!(size("5000"), Ok(5000));
+        assert_eq!(size("64k"), Ok(65536));
+        assert_eq!(size("3G"), Ok(3 << 30));
+        for text in ["", "m", "many", "1x", "-1", "99999999999g"] {
+            assert!(size(text).is_err(), "{text}");
         }
     }
 }

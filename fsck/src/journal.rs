@@ -10,6 +10,7 @@ use crate::map::Run;
 use crate::problem::{At, Problem};
 use crate::report::Reporter;
 use crate::session::Fsck;
+use crate::spill::Spill;
 use crate::superblock::Opened;
 use crate::{Result, Stop};
 use std::sync::Arc;
@@ -124,7 +125,7 @@ fn find_log(
         Err(error @ Error::Incompatible(_)) => return Err(Stop::Unusable(error.to_string())),
         Err(error) => error,
     };
-    let image = Image::new(Arc::clone(device), opened.geo.block_size);
+    let image = Image::new(Arc::clone(device), opened.geo.block_size, Spill::new(None));
     let groups = crate::groups::load(&image, &opened.geo)?;
     let named = opened.sb.s_journal_inum();
     let ino = JOURNAL;
@@ -322,7 +323,7 @@ fn replay(
 
 /// The superblock's totals are not journaled: after a replay the descriptors know better.
 fn sum_counts(opened: &mut Opened, device: &Arc<dyn Device>) -> Result<()> {
-    let image = Image::new(Arc::clone(device), opened.geo.block_size);
+    let image = Image::new(Arc::clone(device), opened.geo.block_size, Spill::new(None));
     let groups = crate::groups::load(&image, &opened.geo)?;
     let clusters: u64 = groups
         .iter()

@@ -21,6 +21,7 @@ mod map;
 mod mapedit;
 mod mmp;
 mod orphan;
+mod pages;
 mod pass1;
 mod pass1b;
 mod pass2;
@@ -31,6 +32,8 @@ mod quota;
 mod rehash;
 mod relocate;
 mod session;
+mod sparse;
+mod spill;
 mod superblock;
 mod tables;
 mod xattr;
@@ -68,6 +71,8 @@ pub struct Options {
     pub superblock: Option<u64>,
     /// `-B`: block size, where `superblock` is given.
     pub block_size: Option<u32>,
+    /// Bytes of memory that the run may use; what its tables need beyond that lies in a file in TMPDIR.
+    pub memory: Option<u64>,
     /// Seconds since 1970, for times that are written.
     pub now: u64,
 }

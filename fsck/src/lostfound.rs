@@ -52,9 +52,7 @@ impl Fsck<'_, '_> {
         if let Some(ino) = made
             && self.add_entry(ROOT, NAME, ino, 2)?
         {
-            if let Some(dir) = self.dirs.get_mut(&ino) {
-                dir.parent = ROOT;
-            }
+            self.dirs.change(ino, |dir| dir.parent = ROOT);
             self.lost_found = Some(ino);
             return Ok(());
         }

@@ -2,7 +2,7 @@
 //!
 //! Source: e2fsck(8) for options and exit codes.
 //! Invariants: a device that is in use is not touched; an option that is not built is refused with exit 16, never
-//! passed over.
+//! passed over; memory that cannot be had is exit 8.
 
 mod args;
 mod cached;
@@ -14,18 +14,32 @@ use cached::Cached;
 use fsck::report::Reporter;
 use fsck::undo::Undo;
 use fsck::{Answer, exit, replay};
+use signal_hook::consts::SIGABRT;
+use signal_hook::flag;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 use uext4::device::Device;
 use uext4::device::file::{Access, FileDevice};
 
 fn main() -> ExitCode {
-    match args::parse() {
-        Parsed::Done(code) => code.into(),
-        Parsed::Run(args) if args.journal_only() => replay_only(&args).into(),
-        Parsed::Run(args) => run(&args).into(),
-    }
+    exit_instead_of_abort();
+    let work = || match args::parse() {
+        Parsed::Done(code) => code,
+        Parsed::Run(args) if args.journal_only() => replay_only(&args),
+        Parsed::Run(args) => run(&args),
+    };
+    // A panic has said what it is.
+    let code = std::panic::catch_unwind(work).unwrap_or(exit::OPERATIONAL);
+    code.into()
+}
+
+/// Without memory the runtime says so and aborts. For fsck(8) a signal says nothing.
+fn exit_instead_of_abort() {
+    let always = Arc::new(AtomicBool::new(true));
+    // Without the handler the signal ends the program, too.
+    let _ = flag::register_conditional_shutdown(SIGABRT, exit::OPERATIONAL.into(), always);
 }
 
 fn run(args: &Args) -> u8 {

@@ -20,11 +20,13 @@ use crate::blockset::BlockSet;
 use crate::inodes::{Inodes, Known, known};
 use crate::map::Run;
 use crate::problem::{At, Problem};
-use crate::session::{Fsck, SharedXattr};
+use crate::session::{Dir, Fsck, Policies, SharedXattr};
+use crate::sparse::Sparse;
+use crate::spill::Spill;
 use crate::{Result, Stop};
 use check::{Check, Verdict};
 pub use owner::{clusters, misplaced};
-use std::collections::HashMap;
+use std::sync::Arc;
 use uext4::format::features::ro_compat;
 use uext4::format::geometry::Geometry;
 
@@ -33,9 +35,9 @@ pub struct Facts {
     used: BlockSet,
     twice: BlockSet,
     inodes: Inodes,
-    xattr_blocks: HashMap<u64, SharedXattr>,
-    ea_refs: HashMap<u32, u32>,
-    policies: HashMap<u32, Vec<u8>>,
+    xattr_blocks: Sparse<SharedXattr>,
+    ea_refs: Sparse<u32>,
+    policies: Policies,
     /// Maps that must be written anew.
     rewrites: Vec<(u32, Vec<Run>)>,
     large_file: bool,
@@ -62,15 +64,15 @@ pub struct One {
 }
 
 impl Facts {
-    pub fn new(geo: &Geometry) -> Self {
+    pub fn new(geo: &Geometry, spill: &Arc<Spill>) -> Self {
         let (per_group, groups) = (geo.clusters_per_group, geo.group_count);
         Self {
-            used: BlockSet::new(per_group, groups),
-            twice: BlockSet::new(per_group, groups),
-            inodes: Inodes::new(geo.inodes_per_group, groups),
-            xattr_blocks: HashMap::new(),
-            ea_refs: HashMap::new(),
-            policies: HashMap::new(),
+            used: BlockSet::new(per_group, groups, spill),
+            twice: BlockSet::new(per_group, groups, spill),
+            inodes: Inodes::new(geo.inodes_per_group, groups, spill),
+            xattr_blocks: Sparse::new(spill),
+            ea_refs: Sparse::new(spill),
+            policies: Policies::new(spill),
             rewrites: Vec::new(),
             large_file: false,
             new_value_inodes: Vec::new(),
@@ -98,12 +100,14 @@ impl Facts {
             self.twice.add(cluster, 1);
         }
         if let Some((block, refcount)) = one.xattr_block {
-            let shared = self.xattr_blocks.entry(block).or_default();
-            shared.found = shared.found.saturating_add(1);
-            shared.refcount = refcount;
+            self.xattr_blocks.entry(block, |shared| {
+                shared.found = shared.found.saturating_add(1);
+                shared.refcount = refcount;
+            });
         }
         for target in one.ea_refs {
-            *self.ea_refs.entry(target).or_default() += 1;
+            self.ea_refs
+                .entry(target, |count| *count = count.saturating_add(1));
         }
         if let Some(policy) = one.policy {
             self.policies.insert(ino, policy);
@@ -146,6 +150,7 @@ impl Fsck<'_, '_> {
                 groups: &self.groups,
                 zones: &self.zones,
                 orphans: &self.orphans,
+                own: check::own_files(&self.sb),
                 lost: &self.lost_inodes,
                 now: self.options.now as u32,
             },
@@ -181,12 +186,12 @@ impl Fsck<'_, '_> {
 
     fn merge(&mut self, facts: Facts) -> Result<()> {
         let twice = &mut self.twice;
-        self.used.merge(&facts.used, |a, n| twice.add(a, n));
-        self.twice.merge(&facts.twice, |_, _| {});
+        self.used.merge(facts.used, |a, n| twice.add(a, n));
+        self.twice.merge(facts.twice, |_, _| {});
         for group in 0..facts.inodes.group_count() {
-            for (ino, known) in facts.inodes.of_group(group) {
-                if known.file_type == 2 && known.flags & known::SPECIAL == 0 {
-                    self.dirs.insert(ino, Default::default());
+            for (ino, known) in facts.inodes.directories_of_group(group) {
+                if known.flags & known::SPECIAL == 0 {
+                    self.dirs.insert(ino, Dir::default());
                 }
             }
         }
@@ -194,11 +199,13 @@ impl Fsck<'_, '_> {
         for ino in facts.new_value_inodes {
             self.inodes.change(ino, |known| known.flags |= known::EA);
         }
-        for (block, shared) in facts.xattr_blocks {
-            let (first, count) = clusters_of(&self.geo, block, 1);
-            let twice = &mut self.twice;
-            self.used.insert(first, count, |a, n| twice.add(a, n));
-            self.xattr_blocks.insert(block, shared);
+        self.xattr_blocks = facts.xattr_blocks;
+        for page in 0..self.xattr_blocks.page_count() {
+            for (block, _) in self.xattr_blocks.page(page) {
+                let (first, count) = clusters_of(&self.geo, block, 1);
+                let twice = &mut self.twice;
+                self.used.insert(first, count, |a, n| twice.add(a, n));
+            }
         }
         self.ea_refs = facts.ea_refs;
         self.policies = facts.policies;
@@ -247,6 +254,7 @@ impl Fsck<'_, '_> {
         let image = &self.image;
         let mut free = crate::alloc::Free {
             used: &mut self.used,
+            moved: &mut self.moved,
             geo: &self.geo,
             taken: Vec::new(),
         };

@@ -25,8 +25,7 @@ impl Fsck<'_, '_> {
         let mut claims = Claims::new();
         let mut owners = Vec::new();
         for group in 0..self.inodes.group_count() {
-            let inodes: Vec<u32> = self.inodes.of_group(group).map(|(ino, _)| ino).collect();
-            for ino in inodes {
+            for (ino, _) in self.inodes.of_group(group) {
                 if ino == 1 || ino == 7 || self.lost_inodes.contains(&ino) {
                     continue;
                 }
@@ -44,10 +43,12 @@ impl Fsck<'_, '_> {
         for cluster in shared {
             *claims.entry(cluster).or_default() += 1;
         }
-        for block in self.xattr_blocks.keys() {
-            let cluster = cluster_of(&self.geo, *block);
-            if self.twice.contains(cluster) {
-                *claims.entry(cluster).or_default() += 1;
+        for page in 0..self.xattr_blocks.page_count() {
+            for (block, _) in self.xattr_blocks.page(page) {
+                let cluster = cluster_of(&self.geo, block);
+                if self.twice.contains(cluster) {
+                    *claims.entry(cluster).or_default() += 1;
+                }
             }
         }
         let mut again = false;
@@ -162,6 +163,7 @@ impl Fsck<'_, '_> {
         let mut last: Option<(u64, u64)> = None;
         let mut free = Free {
             used: &mut self.used,
+            moved: &mut self.moved,
             geo: &self.geo,
             taken: Vec::new(),
         };
@@ -205,7 +207,15 @@ impl Fsck<'_, '_> {
 
     /// Attribute blocks that files claim as data, too, get a copy; all that share them move on.
     fn resolve_xattrs(&mut self, claims: &mut Claims) -> Result<()> {
-        let blocks: Vec<u64> = self.xattr_blocks.keys().copied().collect();
+        let is_shared = |(block, _): &(u64, _)| {
+            let count = claims.get(&cluster_of(&self.geo, *block));
+            count.is_some_and(|count| *count > 1)
+        };
+        let blocks: Vec<u64> = (0..self.xattr_blocks.page_count())
+            .flat_map(|page| self.xattr_blocks.page(page))
+            .filter(is_shared)
+            .map(|(block, _)| block)
+            .collect();
         for block in blocks {
             let cluster = cluster_of(&self.geo, block);
             if claims.get(&cluster).is_none_or(|count| *count <= 1) {
@@ -229,8 +239,7 @@ impl Fsck<'_, '_> {
             self.image.write(copy, bytes, Stage::Fresh)?;
             claims.entry(cluster).and_modify(|count| *count -= 1);
             for group in 0..self.inodes.group_count() {
-                let inodes: Vec<u32> = self.inodes.of_group(group).map(|(ino, _)| ino).collect();
-                for ino in inodes {
+                for (ino, _) in self.inodes.of_group(group) {
                     let mut raw = self.read_inode(ino)?;
                     if raw.file_acl() == block {
                         raw.set_file_acl(copy);

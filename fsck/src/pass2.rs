@@ -13,7 +13,6 @@ mod probe;
 
 pub use inline::{drop_value as drop_inline_value, entries as inline_entries};
 
-use crate::Result;
 use crate::dirblock;
 use crate::image::Stage;
 use crate::inode::Raw;
@@ -22,10 +21,14 @@ use crate::map::{Map, Run};
 use crate::mapedit;
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
+use crate::{Result, Stop};
 use std::collections::{HashMap, HashSet};
 use uext4::format::checksum::{self, BlockKind};
 use uext4::format::inode::flag;
 use uext4::ids::FsBlock;
+
+/// Directories that are looked at before what they hold is counted.
+const BATCH: usize = 1 << 10;
 
 /// One directory while it is looked at.
 pub struct Directory {
@@ -33,7 +36,8 @@ pub struct Directory {
     pub seed: u32,
     pub encrypted: bool,
     pub casefold: bool,
-    pub policy: Option<Vec<u8>>,
+    /// As `Policies` has it.
+    pub policy: Option<u32>,
     /// Names that were seen, hashed, with the inode of each.
     pub names: HashMap<u64, Vec<(Vec<u8>, u32)>>,
     /// The index, while it is trusted.
@@ -48,45 +52,57 @@ pub struct Directory {
 
 impl Fsck<'_, '_> {
     pub fn pass2(&mut self) -> Result<()> {
-        let all: Vec<u32> = self.dirs.keys().copied().collect();
-        self.report.progress(2, 0, all.len() as u64)?;
-        let mut found = probe::all(self, &all)?;
-        // Of two directories that hold the same third the first has it: that is for the serial look to find.
-        found.parents.sort_unstable();
-        let twice = found.parents.windows(2).any(|pair| pair[0].0 == pair[1].0);
-        if twice {
-            found = probe::Found {
-                suspects: all,
-                ..probe::Found::default()
-            };
+        let all = self.dirs.len() as u64;
+        self.report.progress(2, 0, all)?;
+        let mut suspects = Vec::new();
+        let mut batch = Vec::new();
+        let mut done = 0;
+        for page in 0..self.dirs.page_count() {
+            batch.extend(self.dirs.page(page).into_iter().map(|(ino, _)| ino as u32));
+            if batch.len() < BATCH && page + 1 < self.dirs.page_count() {
+                continue;
+            }
+            done += batch.len();
+            if self.one_by_one {
+                suspects.append(&mut batch);
+                continue;
+            }
+            suspects.extend(self.look_at(&batch)?);
+            batch.clear();
+            self.report
+                .progress(2, (done - suspects.len()) as u64, all)?;
         }
-        self.take(&found);
-        found.suspects.sort_unstable();
-        let first = self.dirs.len().saturating_sub(found.suspects.len());
-        for (done, ino) in found.suspects.iter().enumerate() {
+        suspects.sort_unstable();
+        let first = done - suspects.len();
+        for (done, ino) in suspects.iter().enumerate() {
             if done % 64 == 0 {
-                let done = (first + done) as u64;
-                self.report.progress(2, done, self.dirs.len() as u64)?;
+                self.report.progress(2, (first + done) as u64, all)?;
             }
             self.directory(*ino)?;
         }
         Ok(())
     }
 
-    fn take(&mut self, found: &probe::Found) {
+    /// Gives those that are not in order.
+    fn look_at(&mut self, batch: &[u32]) -> Result<Vec<u32>> {
+        let found = probe::all(self, batch)?;
         for targets in &found.targets {
             targets.each(|ino| self.inodes.found(ino));
         }
-        for (ino, dotdot) in &found.dotdots {
-            if let Some(dir) = self.dirs.get_mut(ino) {
-                dir.dotdot = *dotdot;
+        for (ino, dotdot) in found.dotdots {
+            self.dirs.change(ino, |dir| dir.dotdot = dotdot);
+        }
+        for (ino, parent) in found.parents {
+            let before = self
+                .dirs
+                .change(ino, |dir| std::mem::replace(&mut dir.parent, parent));
+            // Of two directories that hold the same third the first has it: that is for the serial look to find.
+            if before.is_some_and(|before| before != 0) {
+                self.one_by_one = true;
+                return Err(Stop::Restart);
             }
         }
-        for (ino, parent) in &found.parents {
-            if let Some(dir) = self.dirs.get_mut(ino) {
-                dir.parent = *parent;
-            }
-        }
+        Ok(found.suspects)
     }
 
     fn directory(&mut self, ino: u32) -> Result<()> {
@@ -128,7 +144,7 @@ impl Fsck<'_, '_> {
             seed: raw.seed(&self.geo, ino),
             encrypted: flags & known::ENCRYPTED != 0,
             casefold: flags & known::CASEFOLD != 0,
-            policy: self.policies.get(&ino).cloned(),
+            policy: self.policies.of(ino),
             names: HashMap::new(),
             index: None,
             nodes: HashSet::new(),
@@ -152,9 +168,7 @@ impl Fsck<'_, '_> {
             dirblock::put(&mut bytes, 0, 12, dir.ino, kind, b".");
             dirblock::put(&mut bytes, 12, end - 12, 2, kind, b"..");
             self.inodes.found(dir.ino);
-            if let Some(known) = self.dirs.get_mut(&dir.ino) {
-                known.dotdot = 2;
-            }
+            self.dirs.change(dir.ino, |known| known.dotdot = 2);
         }
         self.add_block(dir.ino, lblk, bytes)?;
         Ok(())

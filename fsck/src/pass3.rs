@@ -11,7 +11,6 @@ use crate::inode::Raw;
 use crate::inodes::Known;
 use crate::problem::{At, Problem};
 use crate::session::{Dir, Fsck};
-use std::collections::BTreeSet;
 use uext4::format::checksum::{self, BlockKind};
 use uext4::format::features::incompat;
 use uext4::format::inode::{flag, mode};
@@ -30,8 +29,8 @@ impl Fsck<'_, '_> {
     }
 
     fn check_root(&mut self) -> Result<()> {
-        if let Some(root) = self.dirs.get_mut(&ROOT) {
-            root.parent = ROOT;
+        let there = self.dirs.change(ROOT, |root| root.parent = ROOT);
+        if there.is_some() {
             return Ok(());
         }
         if !self.report.fix(Problem::RootMissing, At::new())? {
@@ -40,9 +39,7 @@ impl Fsck<'_, '_> {
             ));
         }
         self.make_directory(ROOT, ROOT, 0o755)?;
-        if let Some(root) = self.dirs.get_mut(&ROOT) {
-            root.parent = ROOT;
-        }
+        self.dirs.change(ROOT, |root| root.parent = ROOT);
         Ok(())
     }
 
@@ -102,6 +99,7 @@ impl Fsck<'_, '_> {
         let dir = Dir {
             parent: 0,
             dotdot: parent,
+            reached: false,
         };
         self.dirs.insert(ino, dir);
         Ok(true)
@@ -109,35 +107,44 @@ impl Fsck<'_, '_> {
 
     /// Directories that no path leads to.
     fn connect_directories(&mut self) -> Result<()> {
-        let all: Vec<u32> = self.dirs.keys().copied().collect();
-        let mut good: BTreeSet<u32> = BTreeSet::from([ROOT]);
-        for ino in all {
-            let mut path = Vec::new();
-            let mut at = ino;
-            loop {
-                if good.contains(&at) {
-                    break;
-                }
-                let looped = path.contains(&at);
-                let parent = self.dirs.get(&at).map_or(0, |dir| dir.parent);
-                if looped || parent == 0 || !self.dirs.contains_key(&parent) {
-                    self.connect_directory(at, looped)?;
-                    path.push(at);
-                    break;
-                }
-                path.push(at);
-                if path.len() > 64 && path.len() > self.dirs.len() {
-                    break;
-                }
-                at = parent;
+        self.dirs.change(ROOT, |root| root.reached = true);
+        for page in 0..self.dirs.page_count() {
+            for (ino, _) in self.dirs.page(page) {
+                self.connect_path(ino as u32)?;
             }
-            good.extend(path);
+        }
+        Ok(())
+    }
+
+    /// From a directory upwards to one that a path leads to.
+    fn connect_path(&mut self, ino: u32) -> Result<()> {
+        let mut path = Vec::new();
+        let mut at = ino;
+        loop {
+            let dir = self.dirs.get(at).unwrap_or_default();
+            if dir.reached {
+                break;
+            }
+            let looped = path.contains(&at);
+            if looped || dir.parent == 0 || !self.dirs.contains(dir.parent) {
+                self.connect_directory(at, looped)?;
+                path.push(at);
+                break;
+            }
+            path.push(at);
+            if path.len() > 64 && path.len() > self.dirs.len() {
+                break;
+            }
+            at = dir.parent;
+        }
+        for ino in path {
+            self.dirs.change(ino, |dir| dir.reached = true);
         }
         Ok(())
     }
 
     fn connect_directory(&mut self, ino: u32, looped: bool) -> Result<()> {
-        let dotdot = self.dirs.get(&ino).map_or(0, |dir| dir.dotdot);
+        let dotdot = self.dirs.get(ino).map_or(0, |dir| dir.dotdot);
         let at = At::ino(ino);
         let at = At {
             dir: Some(dotdot),
@@ -152,44 +159,46 @@ impl Fsck<'_, '_> {
             return Ok(());
         }
         if looped {
-            let parent = self.dirs.get(&ino).map_or(0, |dir| dir.parent);
+            let parent = self.dirs.get(ino).map_or(0, |dir| dir.parent);
             self.remove_entry(parent, ino)?;
         }
-        if let Some(home) = self.reconnect(ino)?
-            && let Some(dir) = self.dirs.get_mut(&ino)
-        {
-            dir.parent = home;
+        if let Some(home) = self.reconnect(ino)? {
+            self.dirs.change(ino, |dir| dir.parent = home);
         }
         Ok(())
     }
 
     /// Each ".." must say who holds the entry; then every ".." counts as a link.
     fn check_dotdots(&mut self) -> Result<()> {
-        let all: Vec<(u32, Dir)> = self.dirs.iter().map(|(ino, dir)| (*ino, *dir)).collect();
-        for (ino, dir) in all {
-            if dir.parent == 0 {
-                continue;
+        for page in 0..self.dirs.page_count() {
+            for (ino, dir) in self.dirs.page(page) {
+                self.check_dotdot(ino as u32, dir)?;
             }
-            let mut counted = dir.dotdot;
-            if dir.dotdot != dir.parent {
-                let at = At::ino(ino)
-                    .found(dir.dotdot.into())
-                    .expected(dir.parent.into());
-                if self.report.fix(Problem::DotDotWrong, at)? {
-                    self.set_dotdot(ino, dir.parent)?;
-                    counted = dir.parent;
-                }
-            }
-            self.inodes.found(counted);
         }
+        Ok(())
+    }
+
+    fn check_dotdot(&mut self, ino: u32, dir: Dir) -> Result<()> {
+        if dir.parent == 0 {
+            return Ok(());
+        }
+        let mut counted = dir.dotdot;
+        if dir.dotdot != dir.parent {
+            let at = At::ino(ino)
+                .found(dir.dotdot.into())
+                .expected(dir.parent.into());
+            if self.report.fix(Problem::DotDotWrong, at)? {
+                self.set_dotdot(ino, dir.parent)?;
+                counted = dir.parent;
+            }
+        }
+        self.inodes.found(counted);
         Ok(())
     }
 
     pub fn set_dotdot(&mut self, ino: u32, parent: u32) -> Result<()> {
         let mut raw = self.read_inode(ino)?;
-        if let Some(dir) = self.dirs.get_mut(&ino) {
-            dir.dotdot = parent;
-        }
+        self.dirs.change(ino, |dir| dir.dotdot = parent);
         if raw.has(flag::INLINE_DATA) {
             put_le32(raw.i_block_mut(), 0, parent);
             return self.write_inode(ino, &mut raw);

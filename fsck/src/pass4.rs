@@ -19,8 +19,7 @@ impl Fsck<'_, '_> {
                 let all = self.inodes.group_count();
                 self.report.progress(4, group.into(), all.into())?;
             }
-            let all: Vec<(u32, Known)> = self.inodes.of_group(group).collect();
-            for (ino, known) in all {
+            for (ino, known) in self.inodes.unsettled_of_group(group) {
                 if known.flags & known::SPECIAL == 0 {
                     self.check_links(ino, known)?;
                 }
@@ -31,7 +30,7 @@ impl Fsck<'_, '_> {
 
     fn check_links(&mut self, ino: u32, known: Known) -> Result<()> {
         if known.flags & known::EA != 0 {
-            if self.ea_refs.contains_key(&ino) {
+            if self.ea_refs.contains(ino) {
                 return self.check_value_inode(ino, known);
             }
             self.release_value_inode(ino, Problem::EaInodeUnattached)?;
@@ -40,7 +39,7 @@ impl Fsck<'_, '_> {
         if found == 0
             || known.file_type == 2
                 && found == 1
-                && self.dirs.get(&ino).is_some_and(|d| d.parent == 0)
+                && self.dirs.get(ino).is_some_and(|d| d.parent == 0)
         {
             if known.flags & known::EMPTY != 0 && known.file_type != 2 {
                 if self.report.fix(Problem::UnattachedEmpty, At::ino(ino))? {
@@ -97,7 +96,7 @@ impl Fsck<'_, '_> {
 
     /// An inode with an attribute's value: its references are counted in its time fields.
     fn check_value_inode(&mut self, ino: u32, known: Known) -> Result<()> {
-        let refs = self.ea_refs.get(&ino).copied().unwrap_or(0);
+        let refs = self.ea_refs.get(ino).unwrap_or(0);
         let mut raw = self.read_inode(ino)?;
         let counted = (u64::from(raw.get32(0x0c)) << 32) | u64::from(raw.get32(0x24));
         // Inodes of the first kind of this feature hold no count; their times are equal.

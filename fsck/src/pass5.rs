@@ -13,27 +13,47 @@ use uext4::format::checksum;
 use uext4::format::group::flag;
 use uext4::ids::GroupIndex;
 
+/// Free clusters: as they are in the end, and as they were before the run's own moves.
+#[derive(Clone, Copy, Default)]
+struct Free {
+    now: u64,
+    before: u64,
+}
+
+impl Free {
+    fn of(now: u32, before: u32) -> Self {
+        Self {
+            now: now.into(),
+            before: before.into(),
+        }
+    }
+}
+
 impl Fsck<'_, '_> {
     pub fn pass5(&mut self) -> Result<()> {
-        let (mut free_clusters, mut free_inodes) = (0_u64, 0_u64);
+        let mut free = Free::default();
+        let mut free_inodes = 0_u64;
         self.files = 0;
         for group in 0..self.geo.group_count {
             if group % 64 == 0 {
                 self.report
                     .progress(5, group.into(), self.geo.group_count.into())?;
             }
-            free_clusters += u64::from(self.block_bitmap(group)?);
+            let one = self.block_bitmap(group)?;
+            free.now += one.now;
+            free.before += one.before;
             free_inodes += u64::from(self.inode_bitmap(group)?);
         }
         let all = u64::from(self.geo.group_count);
         self.report.progress(5, all, all)?;
         self.files = u64::from(self.geo.inodes_count).saturating_sub(free_inodes);
-        let free_blocks = free_clusters << self.geo.cluster_ratio_bits;
         // The kernel writes the superblock's totals at unmount only, and believes the descriptors.
+        let bits = self.geo.cluster_ratio_bits;
         let found = self.sb.s_free_blocks_count();
-        let at = At::new().found(found).expected(free_blocks);
-        if found != free_blocks && self.report.hint(Problem::FreeBlocks, at)? {
-            self.sb.set_s_free_blocks_count(free_blocks);
+        let (before, now) = (free.before << bits, free.now << bits);
+        let at = At::new().found(found).expected(before);
+        if found == before || self.report.hint(Problem::FreeBlocks, at)? {
+            self.sb.set_s_free_blocks_count(now);
         }
         let found = u64::from(self.sb.s_free_inodes_count());
         let at = At::new().found(found).expected(free_inodes);
@@ -48,39 +68,43 @@ impl Fsck<'_, '_> {
         blocks.div_ceil(1 << self.geo.cluster_ratio_bits)
     }
 
-    /// Free clusters of the group.
-    fn block_bitmap(&mut self, index: u32) -> Result<u32> {
+    fn block_bitmap(&mut self, index: u32) -> Result<Free> {
         let clusters = self.clusters_in(index);
-        let used = self.used.count(index, clusters);
-        let free = clusters - used;
-        let group = self.groups[index as usize].clone();
         let mut wanted = vec![0; self.geo.block_size as usize];
         for (from, to) in self.used.runs(index) {
-            bitmap::fill(
-                &mut wanted,
-                from,
-                to.min(clusters) - from.min(clusters),
-                true,
-            );
+            let (from, to) = (from.min(clusters), to.min(clusters));
+            bitmap::fill(&mut wanted, from, to - from, true);
         }
+        let now = clusters - bitmap::count(&wanted, clusters);
         let end = self.geo.block_size * 8;
         bitmap::fill(&mut wanted, clusters, end - clusters, true);
+        let group = self.groups[index as usize].clone();
         let uninit = self.geo.features.group_csum() && group.has(flag::BLOCK_UNINIT);
-        if uninit && self.only_own_metadata(index) {
-            self.group_counts(index, Some(free), None)?;
+        let moved = self.moved.runs(index);
+        if uninit && moved.is_empty() && self.only_own_metadata(index) {
+            let free = Free::of(now, now);
+            self.group_clusters(index, free)?;
             return Ok(free);
         }
-        let before = self.image.read(group.block_bitmap)?;
+        let found = self.image.read(group.block_bitmap)?;
+        // What the bitmap should say before the run's own moves.
+        let mut expected = wanted.clone();
+        for bit in moved.iter().flat_map(|&(from, to)| from..to.min(clusters)) {
+            let value = !uninit && bitmap::get(&found, bit);
+            bitmap::put(&mut expected, bit, value);
+        }
+        let free = Free::of(now, clusters - bitmap::count(&expected, clusters));
         let differ = |from: u32, to: u32| {
-            (from..to).filter(|&bit| bitmap::get(&before, bit) != bitmap::get(&wanted, bit))
+            (from..to).filter(|&bit| bitmap::get(&found, bit) != bitmap::get(&expected, bit))
         };
-        let (mut write, mut wrong) = (false, 0_u64);
+        let mut write = !moved.is_empty();
         if uninit {
-            write |= self.report.fix(Problem::UninitInUse, At::group(index))?;
+            let only_moves = self.holds_own_metadata(index, &expected);
+            write |= only_moves || self.report.fix(Problem::UninitInUse, At::group(index))?;
             self.groups[index as usize].flags &= !flag::BLOCK_UNINIT;
-        } else if *before != *wanted {
-            wrong = differ(0, clusters).count() as u64;
+        } else if *found != *expected {
             if let Some(first) = differ(0, clusters).next() {
+                let wrong = differ(0, clusters).count() as u64;
                 let cluster =
                     u64::from(index) * u64::from(self.geo.clusters_per_group) + u64::from(first);
                 let block =
@@ -108,9 +132,15 @@ impl Fsck<'_, '_> {
             self.image
                 .write(group.block_bitmap, wanted, Stage::Bitmap)?;
         }
-        let _ = wrong;
-        self.group_counts(index, Some(free), None)?;
+        self.group_clusters(index, free)?;
         Ok(free)
+    }
+
+    /// Whether a bitmap of the group has nothing in use but the group's own metadata.
+    fn holds_own_metadata(&self, index: u32, bits: &[u8]) -> bool {
+        let clusters = self.clusters_in(index);
+        let zones = self.zones.count(index, clusters);
+        zones == bitmap::count(bits, clusters)
     }
 
     /// Whether nothing but the group's own metadata lies in it.
@@ -124,14 +154,8 @@ impl Fsck<'_, '_> {
         let per_group = self.geo.inodes_per_group;
         let base = index * per_group;
         let mut wanted = vec![0; self.geo.block_size as usize];
-        let (mut used, mut directories, mut last) = (0, 0, 0);
-        for (ino, known) in self.inodes.of_group(index) {
-            let bit = ino - 1 - base;
-            bitmap::put(&mut wanted, bit, true);
-            used += 1;
-            directories += u32::from(known.file_type == 2);
-            last = bit + 1;
-        }
+        let in_use = self.inodes.fill_bitmap(index, &mut wanted);
+        let (used, directories, last) = (in_use.inodes, in_use.directories, in_use.end);
         let end = self.geo.block_size * 8;
         bitmap::fill(&mut wanted, per_group, end - per_group, true);
         let free = per_group - used;
@@ -139,7 +163,7 @@ impl Fsck<'_, '_> {
         let sums = self.geo.features.group_csum();
         let uninit = sums && group.has(flag::INODE_UNINIT);
         if uninit && used == 0 {
-            self.group_counts(index, None, Some((free, 0)))?;
+            self.group_inodes(index, free, 0)?;
             return Ok(free);
         }
         let before = self.image.read(group.inode_bitmap)?;
@@ -184,25 +208,25 @@ impl Fsck<'_, '_> {
                 self.groups[index as usize].itable_unused = per_group - last;
             }
         }
-        self.group_counts(index, None, Some((free, directories)))?;
+        self.group_inodes(index, free, directories)?;
         Ok(free)
     }
 
-    fn group_counts(
-        &mut self,
-        index: u32,
-        clusters: Option<u32>,
-        inodes: Option<(u32, u32)>,
-    ) -> Result<()> {
-        let group = self.groups[index as usize].clone();
-        let mut wanted = Vec::new();
-        if let Some(free) = clusters {
-            wanted.push((Problem::GroupFreeBlocks, group.free_blocks, free));
+    fn group_clusters(&mut self, index: u32, free: Free) -> Result<()> {
+        let found = u64::from(self.groups[index as usize].free_blocks);
+        let at = At::group(index).found(found).expected(free.before);
+        if found == free.before || self.report.fix(Problem::GroupFreeBlocks, at)? {
+            self.groups[index as usize].free_blocks = free.now as u32;
         }
-        if let Some((free, directories)) = inodes {
-            wanted.push((Problem::GroupFreeInodes, group.free_inodes, free));
-            wanted.push((Problem::GroupDirectories, group.used_dirs, directories));
-        }
+        Ok(())
+    }
+
+    fn group_inodes(&mut self, index: u32, free: u32, directories: u32) -> Result<()> {
+        let group = &self.groups[index as usize];
+        let wanted = [
+            (Problem::GroupFreeInodes, group.free_inodes, free),
+            (Problem::GroupDirectories, group.used_dirs, directories),
+        ];
         for (problem, found, expected) in wanted {
             if found == expected {
                 continue;
@@ -213,7 +237,6 @@ impl Fsck<'_, '_> {
             if self.report.fix(problem, at)? {
                 let group = &mut self.groups[index as usize];
                 match problem {
-                    Problem::GroupFreeBlocks => group.free_blocks = expected,
                     Problem::GroupFreeInodes => group.free_inodes = expected,
                     _ => group.used_dirs = expected,
                 }

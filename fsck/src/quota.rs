@@ -22,6 +22,8 @@ const ENTRY: usize = 72;
 const DATA_HEADER: usize = 16;
 const PER_BLOCK: usize = (BLOCK - DATA_HEADER) / ENTRY;
 const INFO: usize = 8;
+/// Nothing reads a file that is longer.
+const SIZE_MAX: u64 = 1 << 31;
 const GRACE: u32 = 7 * 24 * 3600;
 const MAGIC: [u32; 3] = [0xd9c0_1f11, 0xd9c0_1927, 0xd9c0_3f14];
 const NAMES: [&str; 3] = ["user", "group", "project"];
@@ -151,8 +153,7 @@ impl Fsck<'_, '_> {
     fn usage(&mut self, inums: &[u32; 3]) -> Result<[BTreeMap<u32, Usage>; 3]> {
         let mut all = [BTreeMap::new(), BTreeMap::new(), BTreeMap::new()];
         for group in 0..self.inodes.group_count() {
-            let inodes: Vec<_> = self.inodes.of_group(group).collect();
-            for (ino, known) in inodes {
+            for (ino, known) in self.inodes.of_group(group) {
                 let own = ino != 2 && ino < self.geo.first_ino || inums.contains(&ino);
                 if own || known.flags & (known::SPECIAL | known::EA) != 0 {
                     continue;
@@ -179,7 +180,9 @@ impl Fsck<'_, '_> {
         }
         let bytes = self.contents(&raw)?;
         let (old, wrong) = match read(&bytes, kind) {
-            Some(old) if !header_is_sound(&bytes) => (old, Some(Problem::QuotaFileBad)),
+            Some(old) if !header_is_sound(&bytes) || raw.size() > SIZE_MAX => {
+                (old, Some(Problem::QuotaFileBad))
+            }
             Some(old) => {
                 let wrong = !agrees(&old, usage);
                 (old, wrong.then_some(Problem::QuotaUsage))
@@ -206,7 +209,9 @@ impl Fsck<'_, '_> {
 
     fn contents(&self, raw: &Raw) -> Result<Vec<u8>> {
         let map = crate::map::read(&self.image, &self.geo, raw)?;
-        let blocks = raw.size().div_ceil(self.geo.block_size.into()).min(1 << 16);
+        let end = map.data.last().map_or(0, Run::end);
+        let blocks = raw.size().div_ceil(self.geo.block_size.into());
+        let blocks = blocks.min(end).min(1 << 16);
         let mut bytes = Vec::new();
         for lblk in 0..blocks {
             match map.find(lblk) {
@@ -252,7 +257,13 @@ impl Fsck<'_, '_> {
         if grown && !self.replace_map(ino, &mut raw, &map, &runs)? {
             return Ok(false);
         }
-        raw.set_size(raw.size().max(file.len() as u64));
+        let end = runs.last().map_or(0, Run::end) * u64::from(self.geo.block_size);
+        let size = if raw.size() > SIZE_MAX {
+            end
+        } else {
+            raw.size()
+        };
+        raw.set_size(size.max(file.len() as u64));
         self.write_inode(ino, &mut raw)?;
         Ok(true)
     }

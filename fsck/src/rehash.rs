@@ -45,14 +45,18 @@ impl Fsck<'_, '_> {
         if self.report.answer() == Answer::No {
             return Ok(());
         }
-        let wanted = |ino: &u32| {
-            let other = self.options.optimize && self.lost_found != Some(*ino);
-            other || self.rehash.contains(ino)
-        };
-        let all: Vec<u32> = self.dirs.keys().copied().filter(wanted).collect();
-        for (done, ino) in all.iter().enumerate() {
-            self.report.progress(3, done as u64, all.len() as u64)?;
-            self.rebuild(*ino)?;
+        let all = self.dirs.len() as u64;
+        let mut done = 0;
+        for page in 0..self.dirs.page_count() {
+            for (ino, _) in self.dirs.page(page) {
+                let ino = ino as u32;
+                let other = self.options.optimize && self.lost_found != Some(ino);
+                if other || self.rehash.contains(&ino) {
+                    self.report.progress(3, done, all)?;
+                    self.rebuild(ino)?;
+                }
+                done += 1;
+            }
         }
         Ok(())
     }
@@ -105,7 +109,7 @@ impl Fsck<'_, '_> {
         let version = self.hash_version(raw, old)?;
         let hasher = version.and_then(|version| Hasher::new(&self.geo, version));
         let hasher = hasher.unwrap_or_else(|| Hasher::default_of(&self.geo));
-        let mut parent = self.dirs.get(&ino).map_or(0, |dir| dir.dotdot);
+        let mut parent = self.dirs.get(ino).map_or(0, |dir| dir.dotdot);
         let mut entries = Vec::new();
         for block in self.directory_blocks(ino)? {
             let bytes = self.image.read(block)?;

@@ -204,8 +204,7 @@ impl Fsck<'_, '_> {
                 }
             }
         }
-        let zones = self.zones.clone();
-        self.used.merge(&zones, |_, _| {});
+        self.used.add_all(&self.zones);
         Ok(())
     }
 
@@ -313,6 +312,7 @@ fn free_run(free: &mut Free<'_>, near: u64, count: u64) -> Option<u64> {
             let (first, clusters) = clusters_of(free.geo, at, count);
             if !free.used.overlaps(first, clusters) {
                 free.used.add(first, clusters);
+                free.moved.add(first, clusters);
                 return Some(at);
             }
             at += 1;

@@ -4,7 +4,9 @@
 //! Invariants: a problem is counted as fixed only when the answer was yes and something will be written.
 
 use crate::problem::{At, Problem};
+use crate::spill::Spill;
 use crate::{Answer, Result, Stop};
+use std::sync::Arc;
 
 /// One problem as it was met.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -52,6 +54,8 @@ pub struct Reporter<'a> {
     pub fixed: u64,
     /// Yes to everything from now on.
     all: bool,
+    /// After its failure nothing more may be found.
+    spill: Option<Arc<Spill>>,
 }
 
 impl<'a> Reporter<'a> {
@@ -62,7 +66,19 @@ impl<'a> Reporter<'a> {
             found: 0,
             fixed: 0,
             all: false,
+            spill: None,
         }
+    }
+
+    pub(crate) fn watch(&mut self, spill: &Arc<Spill>) {
+        self.spill = Some(Arc::clone(spill));
+    }
+
+    fn may_go_on(&self) -> Result<()> {
+        if self.listener.cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        self.spill.as_ref().map_or(Ok(()), |spill| spill.check())
     }
 
     pub fn answer(&self) -> Answer {
@@ -72,9 +88,7 @@ impl<'a> Reporter<'a> {
     /// Reports a problem. True when the caller shall repair it: with `-n`, too, since its repairs stay in memory.
     pub fn fix(&mut self, problem: Problem, at: At) -> Result<bool> {
         let entry = problem.entry();
-        if self.listener.cancelled() {
-            return Err(Stop::Cancelled);
-        }
+        self.may_go_on()?;
         let text = entry.message(&at);
         let yes = match self.answer {
             Answer::No | Answer::Yes => true,
@@ -120,9 +134,7 @@ impl<'a> Reporter<'a> {
     }
 
     pub fn progress(&mut self, pass: u8, done: u64, all: u64) -> Result<()> {
-        if self.listener.cancelled() {
-            return Err(Stop::Cancelled);
-        }
+        self.may_go_on()?;
         self.listener.progress(pass, done, all);
         Ok(())
     }

@@ -7,8 +7,12 @@ use crate::args::Args;
 use crate::progress::Progress;
 use fsck::report::{Finding, Listener};
 use fsck::{Answer, Outcome, exit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::io::{BufRead, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 const PASSES: [&str; 6] = [
@@ -30,6 +34,15 @@ pub struct Screen {
     started: Instant,
     findings: Vec<Finding>,
     all: bool,
+    signals: Signals,
+}
+
+/// The first signal ends the run where nothing is half done, the second at once, as does one at a question.
+struct Signals {
+    /// One asked for the end.
+    end: Arc<AtomicBool>,
+    /// The next one is not to be waited for.
+    at_once: Arc<AtomicBool>,
 }
 
 impl Screen {
@@ -44,6 +57,7 @@ impl Screen {
             started: Instant::now(),
             findings: Vec::new(),
             all: false,
+            signals: Signals::new(),
         }
     }
 
@@ -97,7 +111,25 @@ impl Screen {
     }
 }
 
+impl Signals {
+    fn new() -> Self {
+        let (end, at_once) = (Arc::default(), Arc::default());
+        for signal in [SIGINT, SIGTERM] {
+            // Without the handlers the signal ends the program, too.
+            let now = Arc::clone(&at_once);
+            let _ = flag::register_conditional_shutdown(signal, exit::CANCELLED.into(), now);
+            let _ = flag::register(signal, Arc::clone(&end));
+            let _ = flag::register(signal, Arc::clone(&at_once));
+        }
+        Self { end, at_once }
+    }
+}
+
 impl Listener for Screen {
+    fn cancelled(&self) -> bool {
+        self.signals.end.load(Ordering::Relaxed)
+    }
+
     fn finding(&mut self, finding: &Finding) {
         if self.json {
             self.findings.push(finding.clone());
@@ -145,7 +177,10 @@ impl Listener for Screen {
             print!("{question} [{hint}] ");
             std::io::stdout().flush().ok()?;
             let mut line = String::new();
-            if std::io::stdin().lock().read_line(&mut line).ok()? == 0 {
+            self.signals.at_once.store(true, Ordering::Relaxed);
+            let read = std::io::stdin().lock().read_line(&mut line);
+            self.signals.at_once.store(false, Ordering::Relaxed);
+            if read.ok()? == 0 {
                 return None;
             }
             match line.trim() {

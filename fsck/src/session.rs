@@ -11,11 +11,14 @@ use crate::inode::Raw;
 use crate::inodes::Inodes;
 use crate::problem::{At, Problem};
 use crate::report::Reporter;
+use crate::sparse::{Sparse, Value};
+use crate::spill::Spill;
 use crate::{Answer, Options, Outcome, Result, Stop, exit};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uext4::device::Device;
 use uext4::format::geometry::Geometry;
+use uext4::format::raw::le32;
 use uext4::format::superblock::{OFFSET, Superblock, state};
 use uext4::ids::InodeNumber;
 
@@ -26,6 +29,26 @@ const RESTARTS_MAX: u32 = 10;
 pub struct Dir {
     pub parent: u32,
     pub dotdot: u32,
+    /// A path leads to it from the root.
+    pub reached: bool,
+}
+
+impl Value for Dir {
+    const SIZE: usize = 9;
+
+    fn store(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.parent.to_le_bytes());
+        bytes.extend(self.dotdot.to_le_bytes());
+        bytes.push(self.reached.into());
+    }
+
+    fn load(bytes: &[u8]) -> Self {
+        Self {
+            parent: le32(bytes, 0),
+            dotdot: le32(bytes, 4),
+            reached: bytes.get(8) == Some(&1),
+        }
+    }
 }
 
 /// An attribute block that inodes share.
@@ -33,6 +56,68 @@ pub struct Dir {
 pub struct SharedXattr {
     pub found: u32,
     pub refcount: u32,
+}
+
+impl Value for SharedXattr {
+    const SIZE: usize = 8;
+
+    fn store(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.found.to_le_bytes());
+        bytes.extend(self.refcount.to_le_bytes());
+    }
+
+    fn load(bytes: &[u8]) -> Self {
+        Self {
+            found: le32(bytes, 0),
+            refcount: le32(bytes, 4),
+        }
+    }
+}
+
+/// Encryption policies by inode: few that are different, however many inodes.
+pub struct Policies {
+    numbers: BTreeMap<Vec<u8>, u32>,
+    of: Sparse<u32>,
+}
+
+impl Policies {
+    pub fn new(spill: &Arc<Spill>) -> Self {
+        Self {
+            numbers: BTreeMap::new(),
+            of: Sparse::new(spill),
+        }
+    }
+
+    fn number(&mut self, policy: Vec<u8>) -> u32 {
+        let next = self.numbers.len() as u32;
+        *self.numbers.entry(policy).or_insert(next)
+    }
+
+    pub fn insert(&mut self, ino: u32, policy: Vec<u8>) {
+        let number = self.number(policy);
+        self.of.insert(ino, number);
+    }
+
+    /// Which one an inode has: equal numbers are equal policies.
+    pub fn of(&self, ino: u32) -> Option<u32> {
+        self.of.get(ino)
+    }
+
+    pub fn join(&mut self, other: Self) {
+        let mut mine = vec![0; other.numbers.len()];
+        for (policy, number) in other.numbers {
+            let number_here = self.number(policy);
+            if let Some(slot) = mine.get_mut(number as usize) {
+                *slot = number_here;
+            }
+        }
+        for page in 0..other.of.page_count() {
+            for (ino, number) in other.of.page(page) {
+                let number = mine.get(number as usize).copied().unwrap_or_default();
+                self.of.insert(ino, number);
+            }
+        }
+    }
 }
 
 pub struct Fsck<'o, 'l> {
@@ -48,13 +133,16 @@ pub struct Fsck<'o, 'l> {
     pub twice: BlockSet,
     /// Clusters with the file system's own metadata.
     pub zones: BlockSet,
+    /// Clusters that the run itself has put to use, or free: that the bitmaps do not know is no problem.
+    pub moved: BlockSet,
     pub inodes: Inodes,
-    pub dirs: BTreeMap<u32, Dir>,
-    pub xattr_blocks: HashMap<u64, SharedXattr>,
+    pub dirs: Sparse<Dir>,
+    pub xattr_blocks: Sparse<SharedXattr>,
     /// References to inodes that hold attributes' values.
-    pub ea_refs: HashMap<u32, u32>,
-    /// Encryption policies by inode.
-    pub policies: HashMap<u32, Vec<u8>>,
+    pub ea_refs: Sparse<u32>,
+    pub policies: Policies,
+    /// Directories are all looked at one after the other, since two of them hold a third.
+    pub one_by_one: bool,
     /// Groups whose whole inode table is read, whatever their descriptor says.
     pub whole_tables: BTreeSet<u32>,
     /// Backups must be written, too.
@@ -144,17 +232,21 @@ fn check_opened(
         }
         return Ok(());
     }
-    let image = Image::new(prepared.device, geo.block_size);
+    let spill = Spill::new(options.memory);
+    report.watch(&spill);
+    let image = Image::new(prepared.device, geo.block_size, Arc::clone(&spill));
     let groups = groups::load(&image, &geo)?;
     let mut fsck = Fsck {
-        used: BlockSet::new(geo.clusters_per_group, geo.group_count),
-        twice: BlockSet::new(geo.clusters_per_group, geo.group_count),
-        zones: BlockSet::new(geo.clusters_per_group, geo.group_count),
-        inodes: Inodes::new(geo.inodes_per_group, geo.group_count),
-        dirs: BTreeMap::new(),
-        xattr_blocks: HashMap::new(),
-        ea_refs: HashMap::new(),
-        policies: HashMap::new(),
+        used: BlockSet::new(geo.clusters_per_group, geo.group_count, &spill),
+        twice: BlockSet::new(geo.clusters_per_group, geo.group_count, &spill),
+        zones: BlockSet::new(geo.clusters_per_group, geo.group_count, &spill),
+        moved: BlockSet::new(geo.clusters_per_group, geo.group_count, &spill),
+        inodes: Inodes::new(geo.inodes_per_group, geo.group_count, &spill),
+        dirs: Sparse::new(&spill),
+        xattr_blocks: Sparse::new(&spill),
+        ea_refs: Sparse::new(&spill),
+        policies: Policies::new(&spill),
+        one_by_one: false,
         whole_tables: BTreeSet::new(),
         copies: opened.copy.is_some(),
         new_journal: prepared.new_journal,
@@ -203,14 +295,15 @@ fn is_clean(sb: &Superblock) -> bool {
 impl Fsck<'_, '_> {
     fn reset(&mut self) {
         let (per, count) = (self.geo.clusters_per_group, self.geo.group_count);
-        self.used = BlockSet::new(per, count);
-        self.twice = BlockSet::new(per, count);
-        self.zones = BlockSet::new(per, count);
-        self.inodes = Inodes::new(self.geo.inodes_per_group, count);
-        self.dirs.clear();
-        self.xattr_blocks.clear();
-        self.ea_refs.clear();
-        self.policies.clear();
+        let spill = self.image.spill();
+        self.used = BlockSet::new(per, count, spill);
+        self.twice = BlockSet::new(per, count, spill);
+        self.zones = BlockSet::new(per, count, spill);
+        self.inodes = Inodes::new(self.geo.inodes_per_group, count, spill);
+        self.dirs = Sparse::new(spill);
+        self.xattr_blocks = Sparse::new(spill);
+        self.ea_refs = Sparse::new(spill);
+        self.policies = Policies::new(spill);
         self.rehash.clear();
         self.released.clear();
         self.lost_found = None;
@@ -231,11 +324,13 @@ impl Fsck<'_, '_> {
         self.check_quotas()?;
         for (first, count) in std::mem::take(&mut self.released) {
             self.used.remove(first, count);
+            self.moved.add(first, count);
         }
         self.pass5()
     }
 
     fn finish(&mut self, replayed: bool, outcome: &mut Outcome) -> Result<()> {
+        self.image.spill().check()?;
         let fixing = self.report.answer() != Answer::No;
         let left = self.report.found > self.report.fixed;
         if !left {
@@ -331,17 +426,19 @@ impl Fsck<'_, '_> {
     /// One reference less to the attribute block.
     pub fn release_attributes(&mut self, raw: &Raw) -> Result<()> {
         let block = raw.file_acl();
-        let Some(shared) = self.xattr_blocks.get_mut(&block) else {
+        let left = self.xattr_blocks.change(block, |shared| {
+            shared.found = shared.found.saturating_sub(1);
+            shared.found
+        });
+        let Some(left) = left else {
             return Ok(());
         };
-        shared.found = shared.found.saturating_sub(1);
-        let left = shared.found;
         if left == 0 {
             let cluster = crate::alloc::cluster_of(&self.geo, block);
             if !self.twice.contains(cluster) {
                 self.used.remove(cluster, 1);
             }
-            self.xattr_blocks.remove(&block);
+            self.xattr_blocks.remove(block);
         }
         if left > 0 {
             self.store_refcount(block, left)?;
@@ -363,7 +460,7 @@ impl Fsck<'_, '_> {
         }
         self.write_inode(ino, &mut raw)?;
         self.inodes.set(ino, crate::inodes::Known::default());
-        self.dirs.remove(&ino);
+        self.dirs.remove(ino);
         Ok(())
     }
 }

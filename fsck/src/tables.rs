@@ -52,9 +52,10 @@ impl Fsck<'_, '_> {
         let length = u64::from(self.geo.itable_blocks);
         let mut best: Option<(u32, u64)> = None;
         let mut at = start;
+        let mut bytes = Vec::new();
         while at + length <= end {
             let count = READ.min(end - at);
-            let bytes = self.image.read_run(at, count as usize)?;
+            self.image.read_run(at, count as usize, &mut bytes)?;
             for (block, part) in (at..).zip(bytes.chunks(self.image.block_size())) {
                 let first = self.score(group, 0, part);
                 if first.right == 0 || first.wrong > first.right || !self.is_unclaimed(group, block)
@@ -86,7 +87,8 @@ impl Fsck<'_, '_> {
 
     fn score_of_table(&self, group: u32, start: u64) -> Result<Score> {
         let blocks = self.geo.itable_blocks;
-        let bytes = self.image.read_run(start, blocks as usize)?;
+        let mut bytes = Vec::new();
+        self.image.read_run(start, blocks as usize, &mut bytes)?;
         let mut all = Score::default();
         for (index, part) in (0..).zip(bytes.chunks(self.image.block_size())) {
             let one = self.score(group, index, part);

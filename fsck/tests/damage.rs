@@ -172,6 +172,9 @@ fn quota_inodes_that_are_no_files() {
     judge(&case(quota, "sif <4> links_count 0", "QuotaInode"));
     judge(&case(quota, "sif <3> mode 0040600", "QuotaInode"));
     judge(&case(quota, "ssv prj_quota_inum 2", "QuotaInode"));
+    // Longer than e2fsck and the kernel read.
+    judge(&case(quota, "sif <4> size 4294967295", "QuotaFileBad"));
+    judge(&case(quota, "sif <12> size 4294973440", "QuotaFileBad"));
     // Emptied, since its map cannot be read.
     judge(&case(quota, "sif <3> block[0] 0", "ExtentHeader"));
     judge(&case(quota, "sif <12> block[0] 0", "ExtentHeader"));

@@ -217,3 +217,29 @@ fn output_is_plain_in_a_pipe() {
         "{out:?}"
     );
 }
+
+/// What takes longer than a second says on a terminal how far it is: an archive that comes slowly.
+#[test]
+fn a_bar_on_a_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = "set -e; mkdir tree; for i in $(seq 50); do echo $i > tree/f$i; done; tar cf archive -C tree .; \
+        for quiet in '' -q; do \
+          script -qec \"(head -c 8192 archive; sleep 1.5; tail -c +8193 archive) | $0 $quiet -F -d - image 16M\" out$quiet </dev/null >/dev/null; \
+        done; e2fsck -fn image";
+    let output = Command::new("bash")
+        .args(["-c", script, env!("CARGO_BIN_EXE_mkfs-uext4")])
+        .current_dir(dir.path())
+        .env("TERM", "xterm")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let seen = |name: &str| {
+        let text = std::fs::read_to_string(dir.path().join(name)).unwrap();
+        // Between the lines of script(1) itself.
+        let lines = text.lines().filter(|line| !line.starts_with("Script "));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let bar = seen("out");
+    assert!(bar.contains("files ") && bar.contains('\r'), "{bar:?}");
+    assert_eq!(seen("out-q"), "");
+}

@@ -10,6 +10,7 @@ pub fn u8_at(bytes: &[u8], at: usize) -> u8 {
 
 macro_rules! accessors {
     ($get:ident, $put:ident, $int:ty, $size:literal, $from:ident, $to:ident) => {
+        #[inline]
         pub fn $get(bytes: &[u8], at: usize) -> $int {
             bytes
                 .get(at..)
@@ -17,6 +18,7 @@ macro_rules! accessors {
                 .map_or(0, |chunk| <$int>::$from(*chunk))
         }
 
+        #[inline]
         pub fn $put(bytes: &mut [u8], at: usize, value: $int) {
             if let Some(chunk) = bytes
                 .get_mut(at..)

@@ -28,9 +28,18 @@ pub struct Around<'a> {
     pub groups: &'a [Group],
     pub zones: &'a BlockSet,
     pub orphans: &'a BTreeSet<u32>,
+    /// The numbers of journal, orphan file and quota files.
+    pub own: [u32; 5],
     /// Inodes in blocks that the device cannot keep.
     pub lost: &'a BTreeSet<u32>,
     pub now: u32,
+}
+
+/// `Around::own`
+pub fn own_files(sb: &Superblock) -> [u32; 5] {
+    let [user, group, project] = crate::quota::inums(sb);
+    let (journal, orphans) = (sb.s_journal_inum(), sb.s_orphan_file_inum());
+    [journal, orphans, user, group, project]
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

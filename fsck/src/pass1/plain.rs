@@ -43,7 +43,7 @@ pub fn judge(around: Around<'_>, ino: u32, bytes: &[u8]) -> Option<Plain> {
         && geo.features.has_ro_compat(ro_compat::HUGE_FILE);
     // Deletion time, attribute block (both parts), upper half of the size, fragment, upper half of `i_blocks`.
     let zeros = le32(bytes, 0x14) | le32(bytes, 0x68) | le32(bytes, 0x6c) | le32(bytes, 0x70);
-    if !is_plain || zeros != 0 || le32(bytes, 0x74) != 0 || is_own(around, ino) {
+    if !is_plain || zeros != 0 || le32(bytes, 0x74) != 0 || around.own.contains(&ino) {
         return None;
     }
     let extra = usize::from(le16(bytes, 0x80));
@@ -79,13 +79,6 @@ pub fn judge(around: Around<'_>, ino: u32, bytes: &[u8]) -> Option<Plain> {
         found: 0,
     };
     Some(plain)
-}
-
-fn is_own(around: Around<'_>, ino: u32) -> bool {
-    let sb = around.sb;
-    crate::quota::inums(sb).contains(&ino)
-        || ino == sb.s_orphan_file_inum()
-        || ino == sb.s_journal_inum()
 }
 
 /// Until the size was looked at, `found` is the end of the last extent, in blocks of the file.

@@ -5,16 +5,17 @@
 //! table was never used are skipped.
 
 use super::Facts;
-use super::check::{Around, Check, Verdict};
+use super::check::{Around, Check, Verdict, own_files};
 use crate::groups::Group;
 use crate::inode::Raw;
 use crate::session::Fsck;
 use crate::{Result, Stop};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU32, Ordering};
 use uext4::format::group::flag;
 
 /// Bytes of an inode table that are read at once.
-const READ_SIZE: usize = 1 << 18;
+const READ_SIZE: usize = 1 << 16;
 const THREADS_MAX: usize = 8;
 /// Groups that a thread takes at once.
 const CHUNK: u32 = 16;
@@ -27,6 +28,7 @@ pub fn all(fsck: &mut Fsck<'_, '_>) -> Result<Facts> {
         groups: &fsck.groups,
         zones: &fsck.zones,
         orphans: &fsck.orphans,
+        own: own_files(&fsck.sb),
         lost: &fsck.lost_inodes,
         now: fsck.options.now as u32,
     };
@@ -39,14 +41,16 @@ pub fn all(fsck: &mut Fsck<'_, '_>) -> Result<Facts> {
     }
     let work = || -> Result<Facts> {
         let geo = around.geo;
-        let mut facts = Facts::new(geo);
+        let mut facts = Facts::new(geo, around.image.spill());
+        let mut buffer = Vec::new();
         loop {
             let first = next.fetch_add(CHUNK, Ordering::Relaxed);
             if first >= geo.group_count {
                 return Ok(facts);
             }
             for group in first..geo.group_count.min(first + CHUNK) {
-                scan(around, group, whole.contains(&group), &mut facts)?;
+                let whole = whole.contains(&group);
+                scan(around, group, whole, &mut facts, &mut buffer)?;
             }
         }
     };
@@ -56,7 +60,7 @@ pub fn all(fsck: &mut Fsck<'_, '_>) -> Result<Facts> {
         std::thread::scope(|scope| {
             let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             let join = |handle: std::thread::ScopedJoinHandle<'_, Result<Facts>>| {
-                handle.join().unwrap_or(Err(Stop::Cancelled))
+                handle.join().unwrap_or_else(|panic| resume_unwind(panic))
             };
             handles.into_iter().map(join).collect()
         })
@@ -80,7 +84,13 @@ fn used_inodes(around: Around<'_>, group: u32, desc: &Group, whole: bool) -> u32
     all.saturating_sub(desc.itable_unused)
 }
 
-fn scan(around: Around<'_>, group: u32, whole: bool, facts: &mut Facts) -> Result<()> {
+fn scan(
+    around: Around<'_>,
+    group: u32,
+    whole: bool,
+    facts: &mut Facts,
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
     let geo = around.geo;
     let Some(desc) = around.groups.get(group as usize) else {
         return Ok(());
@@ -98,7 +108,7 @@ fn scan(around: Around<'_>, group: u32, whole: bool, facts: &mut Facts) -> Resul
         if !crate::map::in_volume(geo, first, now.into()) {
             return Ok(());
         }
-        let bytes = around.image.read_run(first, now as usize)?;
+        around.image.read_run(first, now as usize, bytes)?;
         for raw in bytes.chunks(geo.inode_size as usize) {
             if ino >= end {
                 break;
@@ -144,18 +154,17 @@ fn look(around: Around<'_>, ino: u32, bytes: &[u8], facts: &mut Facts) -> Result
 impl Facts {
     fn join(&mut self, other: Self) {
         let twice = &mut self.twice;
-        self.used.merge(&other.used, |a, n| twice.add(a, n));
-        self.twice.merge(&other.twice, |_, _| {});
+        self.used.merge(other.used, |a, n| twice.add(a, n));
+        self.twice.merge(other.twice, |_, _| {});
         self.inodes.join(other.inodes);
-        for (block, shared) in other.xattr_blocks {
-            let mine = self.xattr_blocks.entry(block).or_default();
-            mine.found = mine.found.saturating_add(shared.found);
-            mine.refcount = shared.refcount;
-        }
-        for (ino, count) in other.ea_refs {
-            *self.ea_refs.entry(ino).or_default() += count;
-        }
-        self.policies.extend(other.policies);
+        self.xattr_blocks.join(other.xattr_blocks, |mine, theirs| {
+            mine.found = mine.found.saturating_add(theirs.found);
+            mine.refcount = theirs.refcount;
+        });
+        self.ea_refs.join(other.ea_refs, |mine, theirs| {
+            *mine = mine.saturating_add(theirs);
+        });
+        self.policies.join(other.policies);
         self.rewrites.extend(other.rewrites);
         self.large_file |= other.large_file;
         self.suspects.extend(other.suspects);

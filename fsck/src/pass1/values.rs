@@ -279,18 +279,18 @@ impl Fsck<'_, '_> {
 
     /// Reference counts of attribute blocks.
     pub fn check_shared_xattrs(&mut self) -> Result<()> {
-        let mut blocks: Vec<_> = self.xattr_blocks.iter().map(|(b, s)| (*b, *s)).collect();
-        blocks.sort_unstable_by_key(|(block, _)| *block);
-        for (block, shared) in blocks {
-            if shared.found == shared.refcount {
-                continue;
-            }
-            let at = At::new()
-                .block(block)
-                .found(shared.refcount.into())
-                .expected(shared.found.into());
-            if self.report.fix(Problem::XattrRefcount, at)? {
-                self.store_refcount(block, shared.found)?;
+        for page in 0..self.xattr_blocks.page_count() {
+            for (block, shared) in self.xattr_blocks.page(page) {
+                if shared.found == shared.refcount {
+                    continue;
+                }
+                let at = At::new()
+                    .block(block)
+                    .found(shared.refcount.into())
+                    .expected(shared.found.into());
+                if self.report.fix(Problem::XattrRefcount, at)? {
+                    self.store_refcount(block, shared.found)?;
+                }
             }
         }
         Ok(())

@@ -102,9 +102,8 @@ impl Fsck<'_, '_> {
                 dirblock::set_u8(bytes, at + 7, kind);
             }
         }
-        if let Some(known) = self.dirs.get_mut(&dir.ino) {
-            known.dotdot = dirblock::ino(bytes, at);
-        }
+        self.dirs
+            .change(dir.ino, |known| known.dotdot = dirblock::ino(bytes, at));
         Ok(())
     }
 }

@@ -72,13 +72,11 @@ impl Fsck<'_, '_> {
         };
         let _ = name;
         if known.file_type == 2 {
-            let parent = self.dirs.get(&ino).map_or(0, |dir| dir.parent);
+            let parent = self.dirs.get(ino).map_or(0, |dir| dir.parent);
             if parent != 0 {
                 return Ok(!self.report.fix(Problem::EntrySecondLink, here)?);
             }
-            if let Some(child) = self.dirs.get_mut(&ino) {
-                child.parent = dir.ino;
-            }
+            self.dirs.change(ino, |child| child.parent = dir.ino);
         }
         Ok(true)
     }
@@ -113,7 +111,7 @@ impl Fsck<'_, '_> {
             return Ok(Some(Problem::EntryReserved));
         }
         if known.flags & known::EA != 0 && self.geo.features.has_incompat(incompat::EA_INODE) {
-            if self.ea_refs.contains_key(&ino) {
+            if self.ea_refs.contains(ino) {
                 return Ok(Some(Problem::EntryEaInode));
             }
             // No attribute has it as its value, so that it is a file.
@@ -173,8 +171,8 @@ impl Fsck<'_, '_> {
         if known.flags & known::ENCRYPTED == 0 {
             return Some(Problem::EncryptedChild);
         }
-        let other = self.policies.get(&ino);
-        (dir.policy.is_some() && other != dir.policy.as_ref()).then_some(Problem::EncryptedPolicy)
+        let other = self.policies.of(ino);
+        (dir.policy.is_some() && other != dir.policy).then_some(Problem::EncryptedPolicy)
     }
 
     /// Bytes that a name cannot have become dots.

@@ -69,9 +69,7 @@ impl Fsck<'_, '_> {
     pub fn inline_directory(&mut self, dir: &mut Directory, mut raw: Raw) -> Result<()> {
         let before = raw.clone();
         let parent = le32(raw.i_block(), 0);
-        if let Some(known) = self.dirs.get_mut(&dir.ino) {
-            known.dotdot = parent;
-        }
+        self.dirs.change(dir.ino, |known| known.dotdot = parent);
         self.inodes.found(dir.ino);
         let mut parts = vec![(I_BLOCK + PARENT, I_BLOCK_LEN - PARENT)];
         parts.extend(value_place(&raw).filter(|(_, len)| *len > 0));

@@ -2,16 +2,20 @@
 //!
 //! Source: the kernel's ext4 documentation, "Linear (Classic) Directories", "Hash Tree Directories".
 //! Invariants: only a directory that is in order in every respect counts; any other adds nothing but its number to
-//! `suspects`, and is left to the serial look, which asks and repairs.
+//! `suspects`, and is left to the serial look, which asks and repairs. Of a directory with very many entries only a part
+//! is kept at a time: it is read more than once.
 
 use super::index::{Index, Place, Reader};
+use crate::Result;
 use crate::dirblock::{self, HEADER};
 use crate::groups::Group;
+use crate::inode::Raw;
 use crate::inodes::{Inodes, Targets, known};
 use crate::map::Map;
-use crate::session::{Fsck, read_inode};
-use crate::{Result, Stop};
+use crate::session::{Fsck, inode_place};
 use std::collections::HashSet;
+use std::panic::resume_unwind;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use uext4::format::checksum::{self, BlockKind};
 use uext4::format::features::incompat;
@@ -19,7 +23,9 @@ use uext4::format::inode::flag;
 use uext4::ids::FsBlock;
 
 /// Bytes of a directory that are read at once.
-const READ_SIZE: u64 = 1 << 17;
+const READ_SIZE: u64 = 1 << 15;
+/// Entries of a directory of which a thread keeps names and targets: least and most.
+const ENTRIES: (u64, u64) = (1 << 10, 1 << 16);
 const THREADS_MAX: usize = 8;
 /// Directories that a thread takes at once.
 const CHUNK: usize = 32;
@@ -46,15 +52,21 @@ pub fn all(fsck: &Fsck<'_, '_>, dirs: &[u32]) -> Result<Found> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
     let threads = threads.min(dirs.len() / CHUNK + 1);
     let work = || -> Result<Found> {
+        let spill = reader.image.spill();
         let mut scan = Scan {
             reader,
             groups,
             inodes,
             found: Found::default(),
-            all: Targets::new(reader.geo.inodes_per_group, reader.geo.group_count),
+            all: Targets::new(reader.geo.inodes_per_group, reader.geo.group_count, spill),
+            round: Round::First,
+            kept: (spill.limit() as u64 / 16).clamp(ENTRIES.0, ENTRIES.1),
+            count: 0,
             targets: Vec::new(),
             names: Vec::new(),
             dotdot: 0,
+            table: None,
+            bytes: Vec::new(),
         };
         loop {
             let first = next.fetch_add(CHUNK, Ordering::Relaxed);
@@ -71,7 +83,7 @@ pub fn all(fsck: &Fsck<'_, '_>, dirs: &[u32]) -> Result<Found> {
         let handles: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut results = vec![work()];
         for handle in handles {
-            results.push(handle.join().unwrap_or(Err(Stop::Cancelled)));
+            results.push(handle.join().unwrap_or_else(|panic| resume_unwind(panic)));
         }
         results
     });
@@ -86,26 +98,41 @@ pub fn all(fsck: &Fsck<'_, '_>, dirs: &[u32]) -> Result<Found> {
     Ok(all)
 }
 
+/// What is kept of a directory while it is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// Everything, up to `kept`.
+    First,
+    /// Of a large one: hashes of names that belong to this part, of so many.
+    Names(u64, u64),
+    /// Of a large one that is in order: targets.
+    Targets,
+}
+
 struct Scan<'a> {
     reader: Reader<'a>,
     groups: &'a [Group],
     inodes: &'a Inodes,
     found: Found,
     all: Targets,
-    /// Of the directory that is looked at.
+    round: Round,
+    /// Entries of which names and targets are kept.
+    kept: u64,
+    /// Entries of the directory that is looked at.
+    count: u64,
     targets: Vec<u32>,
     /// Hashes of names: equal ones may be equal names.
     names: Vec<u64>,
     dotdot: u32,
+    /// The block of inodes that was read last.
+    table: Option<(u64, Arc<[u8]>)>,
+    bytes: Vec<u8>,
 }
 
 impl Scan<'_> {
     fn directory(&mut self, ino: u32) -> Result<()> {
         let before = self.found.parents.len();
-        self.names.clear();
-        self.targets.clear();
-        self.dotdot = 0;
-        if self.is_in_order(ino)? {
+        if self.is_in_order(ino, Round::First)? && self.has_different_names(ino)? {
             self.all.add(ino);
             for target in &self.targets {
                 self.all.add(*target);
@@ -118,9 +145,61 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn is_in_order(&mut self, ino: u32) -> Result<bool> {
+    /// Of a directory whose entries were not all kept the names are compared part by part, and its targets added.
+    fn has_different_names(&mut self, ino: u32) -> Result<bool> {
+        if self.count <= self.kept {
+            return Ok(true);
+        }
+        let parts = self.count.div_ceil(self.kept);
+        for part in 0..parts {
+            if !self.is_in_order(ino, Round::Names(part, parts))? {
+                return Ok(false);
+            }
+        }
+        self.is_in_order(ino, Round::Targets)
+    }
+
+    /// The inode, out of the last block of inodes if it lies there.
+    fn inode(&mut self, ino: u32) -> Result<Raw> {
         let Reader { image, geo } = self.reader;
-        let raw = read_inode(image, geo, self.groups, ino)?;
+        let mut raw = Raw::zeroed(geo);
+        let Some((block, at)) = inode_place(geo, self.groups, ino) else {
+            return Ok(raw);
+        };
+        let table = match &self.table {
+            Some((of, bytes)) if *of == block => Arc::clone(bytes),
+            _ => image.read(block)?,
+        };
+        let end = at + raw.bytes.len();
+        raw.bytes
+            .copy_from_slice(table.get(at..end).unwrap_or_default());
+        self.table = Some((block, table));
+        Ok(raw)
+    }
+
+    fn is_in_order(&mut self, ino: u32, round: Round) -> Result<bool> {
+        self.round = round;
+        self.names.clear();
+        self.targets.clear();
+        self.dotdot = 0;
+        self.count = 0;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let good = self.is_sound(ino, &mut bytes)?;
+        self.bytes = bytes;
+        if !good {
+            return Ok(false);
+        }
+        if round == Round::First && self.count > self.kept {
+            self.targets.clear();
+            return Ok(true); // judged part by part
+        }
+        self.names.sort_unstable();
+        Ok(self.names.is_sorted_by(|a, b| a < b))
+    }
+
+    fn is_sound(&mut self, ino: u32, bytes: &mut Vec<u8>) -> Result<bool> {
+        let Reader { image, geo } = self.reader;
+        let raw = self.inode(ino)?;
         let special = flag::INLINE_DATA | flag::ENCRYPT | flag::CASEFOLD;
         let size = u64::from(geo.block_size);
         if !raw.is_dir() || raw.flags() & special != 0 || !raw.size().is_multiple_of(size) {
@@ -144,7 +223,7 @@ impl Scan<'_> {
             let mut done = 0;
             while done < run.len {
                 let now = chunk.min(run.len - done);
-                let bytes = image.read_run(run.pblk + done, now as usize)?;
+                image.read_run(run.pblk + done, now as usize, bytes)?;
                 for (at, part) in (done..).zip(bytes.chunks(size as usize)) {
                     let (lblk, block) = (run.lblk + at, run.pblk + at);
                     let skipped = lblk != 0 && nodes.contains(&lblk);
@@ -155,8 +234,7 @@ impl Scan<'_> {
                 done += now;
             }
         }
-        self.names.sort_unstable();
-        Ok(self.names.is_sorted_by(|a, b| a < b))
+        Ok(true)
     }
 
     fn block(
@@ -258,10 +336,24 @@ impl Scan<'_> {
         {
             return false;
         }
-        self.names.push(quick_hash(name));
-        self.targets.push(ino);
-        if target.file_type == 2 {
-            self.found.parents.push((ino, dir));
+        self.count += 1;
+        match self.round {
+            Round::First => {
+                if self.count <= self.kept {
+                    self.names.push(quick_hash(name));
+                    self.targets.push(ino);
+                }
+                if target.file_type == 2 {
+                    self.found.parents.push((ino, dir));
+                }
+            }
+            Round::Names(part, parts) => {
+                let hash = quick_hash(name);
+                if hash % parts == part {
+                    self.names.push(hash);
+                }
+            }
+            Round::Targets => self.all.add(ino),
         }
         true
     }

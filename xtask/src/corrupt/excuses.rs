@@ -102,7 +102,6 @@ const EXCUSES: &[Excuse] = &[
 const WITH_A_NEW_JOURNAL: &[&str] = &[
     "JournalInodeUnused",
     "JournalMissing",
-    "UninitInUse",
     "GroupFreeBlocks",
     "BlockBitmap",
 ];
