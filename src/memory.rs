@@ -27,7 +27,7 @@ mod deferred;
 mod dirty;
 pub mod gauges;
 mod inject;
-mod leak;
+pub mod leak;
 mod ledger;
 mod pressure;
 pub mod process;

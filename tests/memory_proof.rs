@@ -91,7 +91,7 @@ fn files_under(cap: u64, directories: usize, cgroup: Option<Cgroup>) {
     let inodes = (directories * (EACH + 1) + 1000).next_multiple_of(8192);
     let options = format!("-t ext4 -m 0 -N {inodes}");
     let image = Image::mke2fs(&scratch, "disk.img", "12G", &options);
-    let daemon = Daemon::start(&image, &scratch, cap, 4, cgroup);
+    let daemon = Daemon::start(&image, &scratch, cap, 4, "rw", cgroup);
     create(daemon.path(), directories);
     daemon.check("created");
     harness::sh(
@@ -103,6 +103,27 @@ fn files_under(cap: u64, directories: usize, cgroup: Option<Cgroup>) {
     delete(daemon.path(), directories);
     daemon.end("deleted");
     judge::clean(&image);
+}
+
+/// The proof sees a daemon that loses one charge of a hundred. (A debug build: it has `fault=`, and the same memory.)
+#[cfg(feature = "faults")]
+#[test]
+fn a_leak_of_a_hundredth_fails_the_proof() {
+    let passes = |options: &str| {
+        let scratch = Scratch::new();
+        let image = Image::mke2fs(&scratch, "disk.img", "4G", "-t ext4 -m 0");
+        let daemon = Daemon::start(&image, &scratch, CAP, 4, options, None);
+        create(daemon.path(), 200);
+        walk(daemon.path(), 200);
+        delete(daemon.path(), 200);
+        let (is_within, words) = daemon.is_within_limit();
+        println!("{options}: {words}");
+        daemon.unmount();
+        judge::clean(&image);
+        is_within
+    };
+    assert!(passes("rw"), "a daemon that is sound");
+    assert!(!passes("fault=leak=100"), "a daemon that leaks");
 }
 
 #[test]
@@ -135,7 +156,7 @@ fn long_a_million_files_inside_a_memory_cgroup() {
 fn under(size: &str, options: &str, cap: u64, threads: usize, work: impl FnOnce(&Daemon)) {
     let scratch = Scratch::new();
     let image = Image::mke2fs(&scratch, "disk.img", size, options);
-    let daemon = Daemon::start(&image, &scratch, cap, threads, None);
+    let daemon = Daemon::start(&image, &scratch, cap, threads, "rw", None);
     work(&daemon);
     daemon.end("done");
     judge::clean(&image);

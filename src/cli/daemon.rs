@@ -213,6 +213,9 @@ fn with_faults(options: &MountOptions, device: FileDevice, report: Report) -> Ar
         return device;
     }
     report.notice("faults of the device are simulated");
+    if let Some(number) = options.faults.leak {
+        crate::memory::leak::one_of(number);
+    }
     let end = || {
         if kill_process(getpid(), Signal::KILL).is_err() {
             std::process::abort();

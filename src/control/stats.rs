@@ -61,6 +61,7 @@ fn memory(out: &mut String, memory: &Value) {
     waits(out, "waits for memory", &memory["waits"]);
     waits(out, "waits in reclaim", &memory["waits_in_reclaim"]);
     waits(out, "waits for the evictor", &memory["throttled"]);
+    waits(out, "waits for the flushers", &memory["dirty_waits"]);
     row(out, "left to the evictor", &memory["deferred"], None);
     for (what, name) in [
         ("direct reclaims", "direct_reclaims"),

@@ -49,6 +49,8 @@ pub struct Faults {
     pub drop_cache_at: Option<u64>,
     /// With `drop_cache_at`: some of it is not lost; a seed says what.
     pub keep_some: Option<u64>,
+    /// Not the device's: of so many frames and charges the daemon loses one.
+    pub leak: Option<u64>,
 }
 
 impl Faults {
@@ -75,6 +77,7 @@ impl Faults {
             "panic-sync" => self.panic_sync = Some(number()?),
             "drop-cache-at" => self.drop_cache_at = Some(number()?),
             "keep-some" => self.keep_some = Some(number()?),
+            "leak" => self.leak = Some(number()?),
             _ => return Err(format!("{word}: not a fault")),
         }
         Ok(())

@@ -223,6 +223,17 @@ impl Fs {
     /// Waits, before a write takes its first lock, while too much is delayed. Its end is the flushers' progress, or an error
     /// that ends all writing.
     pub(super) fn throttle(&self) -> Result<()> {
+        if !self.memory.is_over_dirty_limit() {
+            return Ok(());
+        }
+        let since = self.clock.monotonic();
+        let done = self.wait_for_less_dirty();
+        let waited = self.clock.monotonic().saturating_sub(since);
+        self.memory.note_dirty_wait(waited);
+        done
+    }
+
+    fn wait_for_less_dirty(&self) -> Result<()> {
         let mut least = self.memory.dirty();
         let mut slices = 0;
         while self.memory.is_over_dirty_limit() {

@@ -3,7 +3,7 @@
 //! Source: the design's sections on memory and delayed allocation (throttling).
 //! Invariants: who waits here holds no lock and no handle; flushers never come here; a slice of waiting ends by itself.
 
-use super::{Class, Memory};
+use super::{Class, Memory, Waits};
 use crate::sync::{Condvar, Mutex, Rank};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ const SLICE: Duration = Duration::from_millis(20);
 pub(super) struct DirtyGate {
     lock: Mutex<()>,
     less: Condvar,
+    pub(super) waits: Waits,
 }
 
 impl Default for DirtyGate {
@@ -21,6 +22,7 @@ impl Default for DirtyGate {
         Self {
             lock: Mutex::new(Rank::Leaf, ()),
             less: Condvar::new(),
+            waits: Waits::default(),
         }
     }
 }
@@ -51,6 +53,11 @@ impl Memory {
         if self.is_over_dirty_limit() {
             self.dirty_gate.less.wait_for(&mut guard, SLICE);
         }
+    }
+
+    /// So long a write was held up.
+    pub fn note_dirty_wait(&self, waited: Duration) {
+        self.dirty_gate.waits.record(waited);
     }
 
     /// Data has been written.

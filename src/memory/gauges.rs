@@ -172,6 +172,7 @@ impl Gauges {
             waits_in_reclaim: memory.waits_in_reclaim.snapshot(),
             deferred: memory.deferred.bytes(),
             throttled: memory.deferred.waits(),
+            dirty_waits: memory.dirty_gate.waits.snapshot(),
             activity: memory.stats.snapshot(),
         }
     }
@@ -204,6 +205,8 @@ pub struct Snapshot {
     /// Inodes that are left to the evictor, in bytes, and the waits of requests for it to catch up.
     pub deferred: u64,
     pub throttled: WaitSnapshot,
+    /// Of writes, for delayed data to become less.
+    pub dirty_waits: WaitSnapshot,
     pub activity: Activity,
 }
 

@@ -30,6 +30,7 @@ impl Daemon {
         scratch: &Scratch,
         cap: u64,
         threads: usize,
+        options: &str,
         cgroup: Option<Cgroup>,
     ) -> Self {
         assert!(cap < 32 * MIB, "the overhead is that of small requests");
@@ -45,7 +46,7 @@ impl Daemon {
             .arg(&procs)
             .args([UEXT4, "mount", "--foreground", "--memory"])
             .arg(cap.to_string())
-            .args(["--threads", &threads.to_string()])
+            .args(["--threads", &threads.to_string(), "-o", options])
             .arg(image.path())
             .arg(&dir)
             .env("RUST_LOG", "info")
@@ -89,8 +90,15 @@ impl Daemon {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The most that was ever resident is within the limit, and nothing was refused or taken beyond the cap.
-    pub fn check(&self, when: &str) {
+    /// Whether the most that was ever resident is within the limit; in words.
+    pub fn is_within_limit(&self) -> (bool, String) {
+        let resident = self.resident_at_most();
+        let (kib, allowed) = (resident >> 10, self.limit >> 10);
+        let words = format!("{kib} KiB resident at most, {allowed} KiB allowed");
+        (resident <= self.limit, words)
+    }
+
+    fn resident_at_most(&self) -> u64 {
         let status = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(status).expect("the daemon lives");
         let line = status
@@ -102,21 +110,22 @@ impl Daemon {
             .nth(1)
             .and_then(|word| word.parse().ok())
             .expect("a number");
+        kib << 10
+    }
+
+    /// The most that was ever resident is within the limit, and nothing was refused or taken beyond the cap.
+    pub fn check(&self, when: &str) {
+        let (is_within, words) = self.is_within_limit();
         let stats = super::harness::run!(UEXT4, "stats", "--json", self.dir);
         let stats: serde_json::Value = serde_json::from_str(&stats).expect("stats");
         let memory = &stats["memory"];
         println!(
-            "{when}: {kib} KiB resident at most, {} KiB allowed; peak {} of {}; {}",
-            self.limit >> 10,
+            "{when}: {words}; peak {} of {}; {}",
             memory["peak"],
             memory["cap"],
             memory["activity"]
         );
-        assert!(
-            kib << 10 <= self.limit,
-            "{when}: {kib} KiB were resident, {} KiB are allowed: {stats}",
-            self.limit >> 10
-        );
+        assert!(is_within, "{when}: {words}: {stats}");
         assert_eq!(memory["activity"]["refused"], 0, "{stats}");
         assert_eq!(memory["activity"]["overdrafts"], 0, "{stats}");
         if let Some(cgroup) = &self.cgroup {
@@ -125,8 +134,12 @@ impl Daemon {
     }
 
     /// Judges once more and unmounts.
-    pub fn end(mut self, when: &str) {
+    pub fn end(self, when: &str) {
         self.check(when);
+        self.unmount();
+    }
+
+    pub fn unmount(mut self) {
         self.mount.take().expect("a mount").unmount();
         let status = self.child.wait().expect("wait");
         assert!(status.success(), "{status}: {}", self.log());
