@@ -61,7 +61,8 @@ fn memory(out: &mut String, memory: &Value) {
     waits(out, "waits for memory", &memory["waits"]);
     waits(out, "waits in reclaim", &memory["waits_in_reclaim"]);
     waits(out, "waits for the evictor", &memory["throttled"]);
-    waits(out, "waits for the flushers", &memory["dirty_waits"]);
+    waits(out, "writers held up", &memory["held_answers"]);
+    waits(out, "workers held up by that", &memory["dirty_waits"]);
     row(out, "left to the evictor", &memory["deferred"], None);
     for (what, name) in [
         ("direct reclaims", "direct_reclaims"),

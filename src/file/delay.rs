@@ -2,7 +2,8 @@
 //!
 //! Source: the design's section on delayed allocation.
 //! Invariants: a write is accepted as a whole or not at all; the space it will need, map blocks included, is claimed before
-//! its first byte shows; what a block keeps of its old contents is read now, never when it is written back.
+//! its first byte shows; what a block keeps of its old contents is read now, never when it is written back; times follow with
+//! the data, so that a write opens no handle and waits for no commit.
 
 use crate::error::{Error, Posix, Result};
 use crate::file::Files;
@@ -61,6 +62,11 @@ impl Files {
         let frames = self
             .fill_frames(token, node, offset, data, old_size)
             .inspect_err(|_| self.renounce(node))?;
+        if let Some(now) = now {
+            let mut core = node.core.write();
+            (core.mtime, core.ctime) = (now, now);
+            node.delayed.lock().set_lacks_times(true);
+        }
         {
             let mut delayed = node.delayed.lock();
             delayed.announce(None);
@@ -72,10 +78,7 @@ impl Files {
             }
         }
         self.list_dirty(node);
-        match now {
-            Some(now) => self.set_times(token, node, now),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// As `write_delayed`, of as many whole blocks as there is space for; the length of what was accepted.
@@ -290,6 +293,10 @@ impl Files {
             delayed.discard(from..u32::MAX);
             let is_empty = delayed.is_empty();
             delayed.set_size(size.filter(|_| !is_empty));
+            if is_empty {
+                // Whoever drops it all changes the inode next, or frees it.
+                delayed.set_lacks_times(false);
+            }
         }
         self.trim_claim(node);
         self.memory.less_is_dirty();
@@ -298,16 +305,6 @@ impl Files {
     /// The inode has delayed data.
     fn list_dirty(&self, node: &NodeRef) {
         self.dirty.add(node, self.clock.monotonic());
-    }
-
-    fn set_times(&self, token: &mut Token, node: &NodeRef, now: Timestamp) -> Result<()> {
-        if node.core.read().mtime == now {
-            return Ok(());
-        }
-        let handle = self.journal.start(token, 1)?;
-        let mut core = node.core.write();
-        (core.mtime, core.ctime) = (now, now);
-        self.save(&handle, node, &core)
     }
 }
 

@@ -99,7 +99,7 @@ impl Files {
 
     /// What is left to do when all data has been mapped.
     fn finish_flush(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
-        self.record_size(token, node)?;
+        self.record_rest(token, node)?;
         self.trim_claim(node);
         if !self.users.has_writer(node.ino) {
             self.alloc.discard_preallocations(&node.prealloc);
@@ -298,6 +298,7 @@ impl Files {
             if delayed.size(core.size) == core.size {
                 delayed.set_size(None);
             }
+            delayed.set_lacks_times(false);
             drop(delayed);
             if half_done {
                 handle.settle(mapped.clone())?;
@@ -342,15 +343,15 @@ impl Files {
         }
     }
 
-    /// The on-disk size follows where no data is left to do it.
-    fn record_size(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
+    /// The size and times on disk follow where no data is left to do it.
+    fn record_rest(&self, token: &mut Token, node: &NodeRef) -> Result<()> {
         let is_due = |core: &Inode| {
             let mut delayed = node.delayed.lock();
-            if delayed.size(core.size) == core.size {
+            let grew = delayed.size(core.size) != core.size;
+            if !grew {
                 delayed.set_size(None);
-                return false;
             }
-            delayed.is_empty()
+            delayed.is_empty() && (grew || delayed.lacks_times())
         };
         if !is_due(&node.core.read()) {
             return Ok(());
@@ -360,13 +361,20 @@ impl Files {
         if !is_due(&core) {
             return Ok(());
         }
-        core.size = {
+        let size = {
             let mut delayed = node.delayed.lock();
             let size = delayed.size(core.size);
             delayed.set_size(None);
+            delayed.set_lacks_times(false);
             size
         };
-        self.save(&handle, node, &core)
+        if size != core.size {
+            core.size = size;
+            return self.save(&handle, node, &core);
+        }
+        self.store.write(&handle, node.ino, &core)?;
+        node.touched_in(handle.tid());
+        Ok(())
     }
 
     /// Flushes every inode that has delayed data; the first error, after all have been tried.

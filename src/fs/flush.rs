@@ -9,7 +9,7 @@ use crate::fs::{Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
 use crate::journal::Waiter;
-use crate::memory::{Reserve, Token};
+use crate::memory::{Answer, Reserve, Token};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +20,9 @@ pub(super) const THREADS: usize = 2;
 const TICK: Duration = Duration::from_millis(250);
 /// So much is flushed where fsync was asked for: a hop to another thread costs more.
 const IN_PLACE_BLOCKS: usize = 64;
+
+/// Who was held up for so long is not held up any more when a flusher finds nothing that it can do.
+const HELD_MAX: Duration = Duration::from_secs(1);
 
 /// Slices without any progress that a write waits.
 const PATIENCE: u32 = 3000;
@@ -105,6 +108,18 @@ impl Fs {
             while self.flushers.receiver.is_empty()
                 && self.flush_step_with(&mut token).unwrap_or(false)
             {}
+            // Whether there was nothing to do, or it failed.
+            let now = self.clock.monotonic();
+            self.memory.answer_all(now.saturating_sub(HELD_MAX));
+        }
+    }
+
+    /// The answer to a write of `bytes`: now, or when what is delayed has become less.
+    pub fn answer_in_time(&self, bytes: usize, answer: Answer) {
+        if self.flushers.is_served() {
+            self.memory.answer_in_time(bytes as u64, answer);
+        } else {
+            answer();
         }
     }
 

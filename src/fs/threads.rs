@@ -61,6 +61,7 @@ impl Fs {
             }
         }
         self.flush_rest();
+        self.memory.answer_all(Duration::MAX);
     }
 
     /// One round of the committer.

@@ -259,7 +259,12 @@ impl Filesystem for Adapter {
             self.fs.write_some(ino, offset, data, how)
         };
         match written {
-            Ok(length) => reply.written(u32::try_from(length).unwrap_or(u32::MAX)),
+            Ok(length) => {
+                let told = u32::try_from(length).unwrap_or(u32::MAX);
+                let delayed = if how.direct { 0 } else { length };
+                let answer = Box::new(move || reply.written(told));
+                self.fs.answer_in_time(delayed, answer);
+            }
             Err(error) => reply.error(self.fail(&error)),
         }
     }

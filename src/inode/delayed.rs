@@ -72,6 +72,8 @@ pub struct Delayed {
     shape: Shape,
     /// The size that readers see; `None`: the on-disk one.
     size: Option<u64>,
+    /// The inode in memory has times that its block does not have.
+    times: bool,
     claim: Option<Claim>,
     /// Claimed blocks that a flusher has taken out for the time being.
     lent: u64,
@@ -95,6 +97,7 @@ impl Delayed {
             blocks: BTreeMap::new(),
             shape: Shape::default(),
             size: None,
+            times: false,
             claim: None,
             lent: 0,
             announced: None,
@@ -111,7 +114,7 @@ impl Delayed {
 
     /// Whether a flush has nothing to do.
     pub fn is_clean(&self) -> bool {
-        self.blocks.is_empty() && self.size.is_none() && self.error.is_none()
+        self.blocks.is_empty() && self.size.is_none() && !self.times && self.error.is_none()
     }
 
     pub fn blocks(&self) -> usize {
@@ -130,6 +133,16 @@ impl Delayed {
 
     pub fn set_size(&mut self, size: Option<u64>) {
         self.size = size;
+    }
+
+    /// Whether the inode's block lacks the times of a write.
+    pub fn lacks_times(&self) -> bool {
+        self.times
+    }
+
+    /// The inode, locked by the caller, got new times in memory alone (`true`), or goes into its block as it is.
+    pub fn set_lacks_times(&mut self, lacks: bool) {
+        self.times = lacks;
     }
 
     pub fn error(&self) -> Option<&Error> {

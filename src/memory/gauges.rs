@@ -99,6 +99,8 @@ pub(super) struct Gauges {
     total: Gauge,
     reserved: Gauge,
     overdrawn: AtomicU64,
+    /// Bytes of delayed data that are no more, since the mount.
+    cleaned: AtomicU64,
 }
 
 impl Gauges {
@@ -110,6 +112,9 @@ impl Gauges {
     pub(super) fn remove(&self, class: Class, bytes: u64) {
         self.classes[class as usize].remove(bytes);
         self.total.remove(bytes);
+        if class == Class::Dirty {
+            self.cleaned.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn reserve(&self, bytes: u64) {
@@ -128,6 +133,10 @@ impl Gauges {
 
     pub(super) fn current(&self, class: Class) -> u64 {
         self.classes[class as usize].current.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn cleaned(&self) -> u64 {
+        self.cleaned.load(Ordering::Relaxed)
     }
 
     pub(super) fn io_in_use(&self) -> u64 {
@@ -172,6 +181,7 @@ impl Gauges {
             waits_in_reclaim: memory.waits_in_reclaim.snapshot(),
             deferred: memory.deferred.bytes(),
             throttled: memory.deferred.waits(),
+            held_answers: memory.dirty_gate.held.snapshot(),
             dirty_waits: memory.dirty_gate.waits.snapshot(),
             activity: memory.stats.snapshot(),
         }
@@ -205,7 +215,8 @@ pub struct Snapshot {
     /// Inodes that are left to the evictor, in bytes, and the waits of requests for it to catch up.
     pub deferred: u64,
     pub throttled: WaitSnapshot,
-    /// Of writes, for delayed data to become less.
+    /// Of writers, and of threads that serve them, for delayed data to become less.
+    pub held_answers: WaitSnapshot,
     pub dirty_waits: WaitSnapshot,
     pub activity: Activity,
 }

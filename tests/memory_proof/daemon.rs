@@ -121,9 +121,7 @@ impl Daemon {
         let memory = &stats["memory"];
         println!(
             "{when}: {words}; peak {} of {}; {}",
-            memory["peak"],
-            memory["cap"],
-            memory["activity"]
+            memory["peak"], memory["cap"], memory["activity"]
         );
         assert!(is_within, "{when}: {words}: {stats}");
         assert_eq!(memory["activity"]["refused"], 0, "{stats}");
