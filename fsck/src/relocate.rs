@@ -19,7 +19,7 @@ use uext4::ids::GroupIndex;
 impl Fsck<'_, '_> {
     /// Checksums, flags and places of all descriptors; the copies are used where the originals are impossible.
     pub fn check_descriptors(&mut self, copy: Option<u64>) -> Result<()> {
-        let wrong = self.impossible_groups();
+        let wrong = self.impossible_group();
         let copies: Vec<u64> = self
             .geo
             .groups()
@@ -27,14 +27,14 @@ impl Fsck<'_, '_> {
             .filter(|group| self.geo.has_super(*group))
             .map(|group| self.geo.first_block(group).get())
             .collect();
-        if let Some(first) = wrong.first() {
+        if let Some(first) = wrong {
             for block in copy.into_iter().chain(copies) {
                 let Ok(other) = groups::load_copy(&self.image, &self.geo, block) else {
                     continue;
                 };
                 let mine = std::mem::replace(&mut self.groups, other);
-                if self.impossible_groups().is_empty() {
-                    let at = At::group(*first).block(block);
+                if self.impossible_group().is_none() {
+                    let at = At::group(first).block(block);
                     if self.report.fix(Problem::DescriptorsBad, at)? {
                         self.copies = true;
                         self.forget_hints();
@@ -54,7 +54,8 @@ impl Fsck<'_, '_> {
         }
     }
 
-    fn impossible_groups(&self) -> Vec<u32> {
+    /// A group whose metadata cannot lie where its descriptor says.
+    fn impossible_group(&self) -> Option<u32> {
         let bad = |(index, group): (usize, &groups::Group)| {
             let index = index as u32;
             let good = self.may_lie(index, group.block_bitmap, 1)
@@ -62,7 +63,28 @@ impl Fsck<'_, '_> {
                 && self.may_lie(index, group.inode_table, self.geo.itable_blocks.into());
             (!good).then_some(index)
         };
-        self.groups.iter().enumerate().filter_map(bad).collect()
+        let outside = self.groups.iter().enumerate().find_map(bad);
+        outside.or_else(|| self.group_on_a_table())
+    }
+
+    /// A group with an inode table on other metadata, or the other way round: no table can be given up.
+    fn group_on_a_table(&self) -> Option<u32> {
+        let table = u64::from(self.geo.itable_blocks);
+        let mut places = Vec::with_capacity(self.groups.len() * 3);
+        for (index, group) in (0_u32..).zip(&self.groups) {
+            places.push((group.block_bitmap, 1, index));
+            places.push((group.inode_bitmap, 1, index));
+            places.push((group.inode_table, table, index));
+        }
+        places.sort_unstable();
+        let on = |pair: &[(u64, u64, u32)]| match pair {
+            [one, other] => {
+                let is_table = one.1 == table || other.1 == table;
+                (is_table && one.0 + one.1 > other.0).then_some(other.2)
+            }
+            _ => None,
+        };
+        places.windows(2).find_map(on)
     }
 
     /// Without flexible groups each group's metadata lies in the group itself.

@@ -19,9 +19,15 @@ const NOT_JUDGED: &[&str] = &[
     "f_inlinedir_bad_symlink",
     "f_quota_deallocate_inode",
     "f_quota_shrinkdir",
+];
+/// What e2fsck 1.47.0 says of what we repaired, and nothing else.
+const SAID: &[(&str, &str)] = &[
     // It does not count references of symbolic links with inline data to their attribute block, and so wants a count
     // of 1 where two inodes share one: the kernel would free it under the second.
-    "f_inlinedata_repair",
+    (
+        "f_inlinedata_repair",
+        "Extended attribute block 7 has reference count 2, should be 1.  Fix? no",
+    ),
 ];
 /// Trees that cannot be compared, and why.
 const NOT_COMPARED: &[(&str, &str)] = &[
@@ -205,7 +211,12 @@ fn judge(case: &Case, dir: &Path) -> Vec<String> {
     if case.class != "other" && again != Some(0) {
         wrong.push(format!("second -fn {again:?}: {second}"));
     }
-    if case.class != "other" && judged && e2fsck != Some(0) {
+    let questions: Vec<&str> = judgement.lines().filter(|l| l.contains("? ")).collect();
+    let known = SAID.iter().find(|(name, _)| *name == case.name);
+    let as_known = known.is_some_and(|(_, said)| questions == [*said]);
+    if known.is_some() && !as_known {
+        wrong.push(format!("e2fsck says something else now: {judgement}"));
+    } else if case.class != "other" && judged && e2fsck != Some(0) && !as_known {
         wrong.push(format!("e2fsck {e2fsck:?}: {judgement}"));
     }
     if case.class == "corrupt" && judged {

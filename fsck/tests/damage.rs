@@ -134,9 +134,33 @@ fn with_the_superblock() {
     judge(&case("", "ssv journal_inum 14", "SuperblockField"));
 }
 
+/// It lies on that of the next group, by a block.
+#[test]
+fn an_inode_table_on_another() {
+    use uext4::format::raw::le32;
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path(), MODERN);
+    let bytes = std::fs::read(&image).unwrap();
+    let geo = Superblock::parse(&bytes[1024..2048]).unwrap();
+    let geo = geo.geometry(bytes.len() as u64).unwrap();
+    let (block, at) = geo.desc_location(GroupIndex::new(1));
+    let table = le32(&bytes, block.get() as usize * 1024 + at + 8);
+    let command = format!("set_bg 1 inode_table {}", table + 1);
+    judge(&case("", &command, "DescriptorsBad"));
+}
+
+/// The last number of a block stands for none.
+#[test]
+fn an_extent_behind_the_last_block() {
+    let mut last = case("", "sif /short block[3] 4294967295", "ExtentPastEnd");
+    last.contents = false;
+    judge(&last);
+}
+
 #[test]
 fn with_own_inodes() {
     judge(&case("", "sif <8> size 1048577", "SizeWrong"));
+    judge(&case("", "sif <7> size 0", "ResizeInodeInvalid"));
     judge(&case("", "sif <12> size 1000", "OrphanFileInode"));
     judge(&case("", "sif <12> mode 0140600", "OrphanFileInode"));
 }

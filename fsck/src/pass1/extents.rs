@@ -15,6 +15,9 @@ use uext4::format::extent::{self, FILE_BLOCKS, Header};
 use uext4::format::raw::{le16, put_le16};
 use uext4::ids::FsBlock;
 
+/// Blocks of a file end before the last number, which stands for none.
+pub const EXTENT_END: u64 = FILE_BLOCKS - 1;
+
 #[derive(Default)]
 pub struct Tree {
     pub kept: Map,
@@ -165,7 +168,7 @@ impl Check<'_, '_> {
             Some(Problem::ExtentRange)
         } else if len == 0 || !in_volume(geo, extent.pblk, len) {
             Some(Problem::ExtentLength)
-        } else if lblk + len > FILE_BLOCKS {
+        } else if lblk + len > EXTENT_END {
             Some(Problem::ExtentPastEnd)
         } else if lblk < tree.next {
             Some(Problem::ExtentOrder)

@@ -4,9 +4,10 @@
 //! Invariants: it only ever says that an inode is in order in every respect; all others get the whole look.
 
 use super::check::Around;
+use super::extents::EXTENT_END;
 use crate::inodes::{Known, known};
 use crate::map::{in_volume, raw_extent};
-use uext4::format::extent::{FILE_BLOCKS, Header, MAX_WRITTEN, capacity};
+use uext4::format::extent::{Header, MAX_WRITTEN, capacity};
 use uext4::format::features::ro_compat;
 use uext4::format::inode::{flag, mode, stamp_checksum};
 use uext4::format::raw::{le16, le32};
@@ -98,7 +99,7 @@ fn extents(around: Around<'_>, root: &[u8]) -> Option<Plain> {
         let found = raw_extent(root, index);
         let (lblk, len) = (u64::from(found.lblk), u64::from(found.len));
         let good = !found.unwritten && (1..=u64::from(MAX_WRITTEN)).contains(&len);
-        if !good || lblk < next || lblk + len > FILE_BLOCKS || !in_volume(geo, found.pblk, len) {
+        if !good || lblk < next || lblk + len > EXTENT_END || !in_volume(geo, found.pblk, len) {
             return None;
         }
         next = lblk + len;

@@ -119,6 +119,7 @@ impl Fsck<'_, '_> {
             && counted
             && raw.flags() & (flag::EXTENTS | flag::INLINE_DATA) == 0
             && raw.size() <= self.geo.max_file_size(false)
+            && raw.size() >= self.resize_size()
             && in_volume(&self.geo, block, 1)
             && !self.zones.contains(cluster_of(&self.geo, block))
             && (0..15).all(|slot| (slot == DOUBLE) == (raw.pointer(slot) != 0));
@@ -154,6 +155,23 @@ impl Fsck<'_, '_> {
     /// Each of these blocks counts as a whole cluster.
     fn sectors_of(&self, blocks: u64) -> u64 {
         (blocks << self.geo.cluster_ratio_bits) * u64::from(self.geo.block_size >> 9)
+    }
+
+    /// The least size that reaches to the last block.
+    fn resize_size(&self) -> u64 {
+        let per_block = u64::from(self.geo.block_size / 4);
+        let copies = self
+            .geo
+            .groups()
+            .skip(1)
+            .filter(|group| self.geo.has_super(*group));
+        let copies = copies.take(per_block as usize).count() as u64;
+        let last = self.resize_tables().into_iter().map(|(slot, _)| slot).max();
+        let (Some(slot), Some(copy)) = (last, copies.checked_sub(1)) else {
+            return 0;
+        };
+        let block = 12 + per_block * (1 + slot as u64) + copy;
+        block * u64::from(self.geo.block_size)
     }
 
     fn resize_tables(&self) -> Vec<(usize, u64)> {

@@ -67,13 +67,18 @@ const EXCUSES: &[Excuse] = &[
         base: "no checksums",
         ..excuse("EaInodeFeature", &["i_flags"])
     },
+    // With the feature, too; but the kernel gives such a file to nobody who looks it up.
+    Excuse {
+        base: "ea_inode",
+        ..excuse("EaInodeFlagSpurious", &["i_flags"])
+    },
     // It corrects these and exits 0, whether it may write or not.
     excuse("OrphanListBad", &["s_last_orphan"]),
     excuse("MinExtraIsize", &["s_min_extra_isize"]),
-    // The journal's size is compared with its map in 32 bits.
+    // The journal's size is compared with its map in 32 bits, with a sign.
     Excuse {
         own: true,
-        ..excuse("JournalInodeRestored", &["i_size_high"])
+        ..excuse("JournalInodeRestored", &["i_size_high", "i_size_lo"])
     },
     // Of a journal that is not to be replayed the first block of the log is not read; the kernel does not mount it.
     Excuse {
