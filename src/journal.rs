@@ -5,6 +5,7 @@
 //! changed it is durable; the tail moves only after that, with a sync on each side; transactions commit in order, one at a
 //! time, under the committer's lock; what a committing transaction took does not change any more.
 
+mod batch;
 mod checkpoint;
 mod commit;
 pub mod handle;
@@ -60,6 +61,8 @@ pub struct Journal {
     changed: Condvar,
     /// There is something for `step` to do.
     wanted: Condvar,
+    /// Somebody for whom a commit waits has asked.
+    came: Condvar,
     /// Guards the log and the checkpoint list; held through a whole commit or checkpoint.
     committer: Mutex<Committer>,
     listeners: Mutex<Vec<Arc<dyn CommitListener>>>,
@@ -119,6 +122,7 @@ impl Journal {
             state: Mutex::new(Rank::Transaction, State::new(next)),
             changed: Condvar::new(),
             wanted: Condvar::new(),
+            came: Condvar::new(),
             committer: Mutex::new(
                 Rank::Drain,
                 Committer {
@@ -207,8 +211,9 @@ impl Journal {
     }
 
     /// Calls `done` once `tid` and everything written to the device so far is durable, without waiting; `step` makes
-    /// it so. A commit under way may have synced the device before it was written: then it takes one more sync.
-    pub fn when_durable(&self, tid: Option<Tid>, done: Waiter) {
+    /// it so. A commit under way may have synced the device before it was written: then it takes one more sync. `asker`: the
+    /// process id.
+    pub fn when_durable(&self, tid: Option<Tid>, asker: u32, done: Waiter) {
         let mut state = self.state.lock();
         if let Err(error) = state.check() {
             drop(state);
@@ -218,11 +223,16 @@ impl Journal {
         match tid {
             Some(tid) if running.is_some_and(|running| tid.is_at_or_after(running)) => {
                 state.request(tid);
+                state.batch.ask(asker);
                 state.waiters.push((tid, done));
             }
             _ => state.flushes.push(done),
         }
-        self.wanted.notify_one();
+        if state.batch.gathering {
+            self.came.notify_one();
+        } else {
+            self.wanted.notify_one();
+        }
     }
 
     /// Everything written to the device so far is durable when it returns.
@@ -297,18 +307,11 @@ impl Journal {
     /// those who wait for that alone, and writes blocks home when the log is half full.
     pub fn step(&self) -> Result<()> {
         self.fail_waiters();
-        if self.commit_is_due() {
-            self.commit_running()?;
-        }
         let mut committer = self.committer.lock();
-        // Under the committer's lock: who waits for a sync may also wait for the commit before it.
-        let flushes = std::mem::take(&mut self.state.lock().flushes);
-        if !flushes.is_empty() {
-            let result = self.flush();
-            for done in flushes {
-                done(result.clone());
-            }
+        if self.commit_is_due() {
+            self.commit_for_all(&mut committer)?;
         }
+        self.flush_for_waiters();
         if !self.is_roomy(&committer) {
             let crowded = self.is_crowded();
             self.state.lock().check()?;

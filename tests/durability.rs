@@ -154,7 +154,7 @@ fn fsync_during_a_commit_takes_a_sync_that_begins_later() {
                     result.expect("it is durable");
                     done_at.store(device.syncs(), Ordering::SeqCst);
                 };
-                fs.fsync(ino, false, Box::new(done));
+                fs.fsync(0, ino, false, Box::new(done));
             }
         }
     };
@@ -271,6 +271,7 @@ fn syncing_threads(device: &Watched) -> Arc<Mutex<Vec<std::thread::ThreadId>>> {
 fn fsync_told(fs: &Fs, ino: InodeNumber) -> mpsc::Receiver<Result<()>> {
     let (sender, receiver) = mpsc::channel();
     fs.fsync(
+        0,
         ino,
         false,
         Box::new(move |result| sender.send(result).expect("somebody listens")),

@@ -451,6 +451,7 @@ fn fsync_on_a_read_only_mount_returns() {
     fs.start_threads().expect("threads");
     let (sender, receiver) = std::sync::mpsc::channel();
     fs.fsync(
+        0,
         ROOT,
         false,
         Box::new(move |result| drop(sender.send(result))),

@@ -493,7 +493,7 @@ fn a_failed_sync_is_told_to_every_waiter() {
             let done = move |result: Result<()>| {
                 told.lock().expect("told").push((index, result.is_ok()));
             };
-            fs.fsync(*ino, index % 2 == 1, Box::new(done));
+            fs.fsync(0, *ino, index % 2 == 1, Box::new(done));
         }
         for _ in 0..3 {
             if let Err(error) = fs.commit_step() {

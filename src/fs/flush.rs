@@ -27,13 +27,18 @@ const HELD_MAX: Duration = Duration::from_secs(1);
 /// Slices without any progress that a write waits.
 const PATIENCE: u32 = 3000;
 
+/// What fsync or fdatasync asks for.
+pub(super) struct SyncRequest {
+    /// The process id.
+    pub(super) asker: u32,
+    /// What no reader of the data needs may be left out.
+    pub(super) data_only: bool,
+    pub(super) done: Waiter,
+}
+
 enum Work {
     /// Flush, then make durable, then tell.
-    Sync {
-        node: NodeRef,
-        data_only: bool,
-        done: Waiter,
-    },
+    Sync { node: NodeRef, sync: SyncRequest },
     /// Flush now what would have had time.
     Early(NodeRef),
     /// Look whether something is due.
@@ -133,14 +138,10 @@ impl Fs {
 
     fn flush_work(&self, token: &mut Token, work: Work) {
         match work {
-            Work::Sync {
-                node,
-                data_only,
-                done,
-            } => {
+            Work::Sync { node, sync } => {
                 let flushed = self.flush_node(token, &node);
                 // A flusher has data of others to write meanwhile.
-                self.sync_flushed(&node, data_only, flushed, done, false);
+                self.sync_flushed(&node, flushed, sync, false);
             }
             Work::Early(node) => {
                 let _ = self.flush_node(token, &node);
@@ -155,14 +156,8 @@ impl Fs {
             .inspect_err(|error| self.report(error))
     }
 
-    /// Flushes the inode and calls `done` when it is durable; large amounts are left to a flusher.
-    pub(super) fn flush_and_sync(
-        &self,
-        mut token: Token,
-        node: NodeRef,
-        data_only: bool,
-        done: Waiter,
-    ) {
+    /// Flushes the inode and tells when it is durable; large amounts are left to a flusher.
+    pub(super) fn flush_and_sync(&self, mut token: Token, node: NodeRef, sync: SyncRequest) {
         let blocks = node.delayed.lock().blocks();
         let flushed = if !self.flushers.is_served() {
             Some(self.files.flush(&mut token, &node))
@@ -177,25 +172,19 @@ impl Fs {
                 let flushed = flushed.inspect_err(|error| self.report(error));
                 let place = self.in_place();
                 let here = place.is_some() || !self.flushers.is_served();
-                self.sync_flushed(&node, data_only, flushed, done, here);
+                self.sync_flushed(&node, flushed, sync, here);
             }
-            None => self.flushers.send(Work::Sync {
-                node,
-                data_only,
-                done,
-            }),
+            None => self.flushers.send(Work::Sync { node, sync }),
         }
     }
 
     /// `here`: whoever calls may wait for the device.
-    fn sync_flushed(
-        &self,
-        node: &NodeRef,
-        data_only: bool,
-        flushed: Result<()>,
-        done: Waiter,
-        here: bool,
-    ) {
+    fn sync_flushed(&self, node: &NodeRef, flushed: Result<()>, sync: SyncRequest, here: bool) {
+        let SyncRequest {
+            asker,
+            data_only,
+            done,
+        } = sync;
         if let Err(error) = flushed {
             return done(Err(error));
         }
@@ -205,11 +194,11 @@ impl Fs {
             node.last_change()
         };
         if here {
-            if let Err(error) = self.journal.make_durable(change, done) {
+            if let Err(error) = self.journal.make_durable(change, asker, done) {
                 self.report(&error);
             }
         } else {
-            self.journal.when_durable(change, done);
+            self.journal.when_durable(change, asker, done);
         }
     }
 

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::inode::flag;
+use crate::fs::flush::SyncRequest;
 use crate::fs::{Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
@@ -13,9 +14,10 @@ use std::sync::mpsc;
 
 impl Fs {
     /// Calls `done` once everything about the file that was written before is durable. With `data_only`, changes that no
-    /// reader of the data needs (times) may be left out.
+    /// reader of the data needs (times) may be left out. `asker`: the process id; a commit waits a moment for others that sync.
     pub fn fsync(
         &self,
+        asker: u32,
         ino: InodeNumber,
         data_only: bool,
         done: Box<dyn FnOnce(Result<()>) + Send>,
@@ -35,7 +37,12 @@ impl Fs {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
-        self.flush_and_sync(token, node, data_only, done);
+        let sync = SyncRequest {
+            asker,
+            data_only,
+            done,
+        };
+        self.flush_and_sync(token, node, sync);
     }
 
     /// The same, waiting for it.
@@ -68,6 +75,7 @@ impl Fs {
     fn sync_and_wait(&self, ino: InodeNumber, data_only: bool) -> Result<()> {
         let (sender, receiver) = mpsc::channel();
         self.fsync(
+            std::process::id(),
             ino,
             data_only,
             Box::new(move |result| {

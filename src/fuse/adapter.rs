@@ -297,7 +297,7 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         _fh: FileHandle,
         data_only: bool,
@@ -307,7 +307,8 @@ impl Filesystem for Adapter {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(&error)),
         });
-        self.fs.fsync(ino::from_fuse(node), data_only, done);
+        self.fs
+            .fsync(request.pid(), ino::from_fuse(node), data_only, done);
     }
 
     fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

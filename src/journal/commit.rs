@@ -27,13 +27,13 @@ pub(super) struct Frozen {
 impl Journal {
     /// As `when_durable`, and does the committer's work here and now if nobody else is at it and it is short: a hop to
     /// another thread costs more. The caller holds no lock, no handle and no token. An error is also told to `done`.
-    pub fn make_durable(&self, tid: Option<Tid>, done: Waiter) -> Result<()> {
+    pub fn make_durable(&self, tid: Option<Tid>, asker: u32, done: Waiter) -> Result<()> {
         let committer = self.committer.try_lock();
         let Some(mut committer) = committer.filter(|committer| self.is_roomy(committer)) else {
-            self.when_durable(tid, done);
+            self.when_durable(tid, asker, done);
             return Ok(());
         };
-        let result = self.commit_here(&mut committer, tid);
+        let result = self.commit_here(&mut committer, tid, asker);
         let is_roomy = self.is_roomy(&committer);
         drop(committer);
         // Now that somebody else can be the next.
@@ -44,22 +44,66 @@ impl Journal {
         result
     }
 
-    /// For those who came while somebody else was at it, too: what they wait for has been written before.
-    fn commit_here(&self, committer: &mut Committer, tid: Option<Tid>) -> Result<()> {
-        let flushes = {
-            let mut state = self.state.lock();
-            state.check()?;
-            std::mem::take(&mut state.flushes)
-        };
-        let result = if tid.is_some_and(|tid| self.is_running(tid)) {
-            self.commit_running_locked(committer)
-        } else {
-            self.flush()
-        };
+    fn commit_here(&self, committer: &mut Committer, tid: Option<Tid>, asker: u32) -> Result<()> {
+        if tid.is_some_and(|tid| self.is_running(tid)) {
+            self.state.lock().batch.ask(asker);
+            return self.commit_for_all(committer);
+        }
+        self.state.lock().check()?;
+        self.flush_for(self.take_flushes())
+    }
+
+    /// Commits the running transaction, of which there is one, for all who have asked and those who will in a moment. What
+    /// they wait for has been written before.
+    pub(super) fn commit_for_all(&self, committer: &mut Committer) -> Result<()> {
+        let flushes = self.gather()?;
+        let result = self.commit_running_locked(committer);
         for done in flushes {
             done(result.clone());
         }
         result
+    }
+
+    /// Waits for those whom the last commit served, if that is worth while; returns who needs a sync alone.
+    fn gather(&self) -> Result<Vec<Waiter>> {
+        let mut state = self.state.lock();
+        state.check()?;
+        let patience = state.batch.patience();
+        if !patience.is_zero() {
+            let until = self.clock.monotonic() + patience;
+            state.batch.gathering = true;
+            while !state.batch.is_complete() && state.aborted.is_none() {
+                let left = until.saturating_sub(self.clock.monotonic());
+                if left.is_zero() || self.came.wait_for(&mut state, left) {
+                    break;
+                }
+            }
+            state.batch.gathering = false;
+            state.batch.waited();
+        }
+        Ok(std::mem::take(&mut state.flushes))
+    }
+
+    fn take_flushes(&self) -> Vec<Waiter> {
+        std::mem::take(&mut self.state.lock().flushes)
+    }
+
+    /// One sync for all of them, and for who calls.
+    fn flush_for(&self, flushes: Vec<Waiter>) -> Result<()> {
+        let result = self.flush();
+        for done in flushes {
+            done(result.clone());
+        }
+        result
+    }
+
+    /// Syncs for those who wait for that alone. Under the committer's lock: they may also wait for the commit before it.
+    pub(super) fn flush_for_waiters(&self) {
+        let flushes = self.take_flushes();
+        if !flushes.is_empty() {
+            // They have been told.
+            let _ = self.flush_for(flushes);
+        }
     }
 
     /// Commits the running transaction if there is one; an error aborts the journal.
@@ -76,6 +120,7 @@ impl Journal {
         let first = self.abort_on_error(committer, written)?;
         let took = self.clock.monotonic().saturating_sub(begun);
         self.stats.commit_times.record(took);
+        self.state.lock().batch.took(took);
         self.stats.commits.fetch_add(1, Ordering::Relaxed);
         let blocks = frozen.blocks.len() as u64;
         self.stats
@@ -120,6 +165,7 @@ impl Journal {
             return Err(aborted);
         }
         let tx = state.running.take();
+        state.batch.taken();
         let frozen = tx.map(|tx| {
             let mut blocks: Vec<_> = tx
                 .buffers

@@ -7,6 +7,7 @@ use crate::cache::BufferRef;
 use crate::canary::{Canary, canary};
 use crate::error::{Error, Result};
 use crate::ids::{FsBlock, NumberMap, NumberSet, Tid};
+use crate::journal::batch::Batch;
 use std::time::Duration;
 
 /// Told once whether something has become durable.
@@ -26,6 +27,7 @@ pub(super) struct State {
     pub(super) waiters: Vec<(Tid, Waiter)>,
     /// Who waits for a sync of the device alone.
     pub(super) flushes: Vec<Waiter>,
+    pub(super) batch: Batch,
     /// Blocks should go home soon.
     pub(super) crowded: bool,
     pub(super) aborted: Option<Error>,
@@ -43,6 +45,7 @@ impl State {
             requested: None,
             waiters: Vec::new(),
             flushes: Vec::new(),
+            batch: Batch::default(),
             crowded: false,
             aborted: None,
             stopping: false,

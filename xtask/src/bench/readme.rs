@@ -34,10 +34,10 @@ fn said(path: &Path) -> impl Fn(String) -> String {
 
 fn section(results: &Results, rounds: usize, notes: &[String]) -> Result<String, String> {
     let date = super::sides::output("date", &["-u", "-I"])?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let head = format!(
-        "Measured on {} with {cores} cores: Linux {}, {}; {rounds} {} of uext4, kernel and raw.",
+        "Measured on {}, on {}: Linux {}, {}; {rounds} {} of uext4, kernel and raw.",
         date.trim(),
+        machine()?,
         kernel()?,
         fuse2fs()?,
         if rounds == 1 { "round" } else { "rounds" },
@@ -48,6 +48,21 @@ fn section(results: &Results, rounds: usize, notes: &[String]) -> Result<String,
         lines.extend(notes.iter().map(|note| format!("- {note}")));
     }
     Ok(lines.join("\n"))
+}
+
+/// In general words.
+fn machine() -> Result<String, String> {
+    let path = Path::new("/proc/cpuinfo");
+    let is_virtual = read(path)?
+        .lines()
+        .any(|line| line.starts_with("flags") && line.contains(" hypervisor"));
+    let kind = if is_virtual {
+        "a virtual machine"
+    } else {
+        "a machine"
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(format!("{kind} with {cores} cores"))
 }
 
 /// Version and series; what a distributor adds says nothing to a reader.
