@@ -40,7 +40,10 @@ enum Task {
     /// The daemon's resident memory stays within its cap: the long forms.
     MemoryProof(memory_proof::Options),
     #[command(hide = true)]
-    NullServer { directory: PathBuf },
+    NullServer {
+        directory: PathBuf,
+        raw: Option<PathBuf>,
+    },
     /// Kill the daemon under load, again and again, and look for what was fsynced.
     Killtest(rounds::Rounds),
     /// Fill an image to the last block from eight sides, empty it, again and again.
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&root(), &options),
         Task::EvictBench(options) => evict_bench::run(&root(), &options),
         Task::MemoryProof(options) => memory_proof::run(&root(), &options),
-        Task::NullServer { directory } => bench::null_server(&directory),
+        Task::NullServer { directory, raw } => bench::null_server(&directory, raw.as_deref()),
         Task::Killtest(options) => rounds::killtest(&root(), &options),
         Task::Filling(options) => rounds::filling(&root(), &options),
         Task::Fsx(options) => rounds::fsx(&root(), &options),

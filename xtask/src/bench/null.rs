@@ -2,6 +2,7 @@
 //!
 //! It runs in a process of its own, mounts as the daemon does and asks the kernel for the same things.
 
+use super::beneath::Beneath;
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -21,8 +22,9 @@ const MAX_WRITE: u32 = 1 << 20;
 const READ_AHEAD: &str = "4096";
 const ROOT: u64 = 1;
 
-/// Serves until it is unmounted.
-pub fn serve(point: &Path) -> Result<(), String> {
+/// Serves until it is unmounted; with a raw file, what is read and written goes there.
+pub fn serve(point: &Path, raw: Option<&Path>) -> Result<(), String> {
+    let beneath = raw.map(|raw| Beneath::open(raw).map_err(|e| format!("{}: {e}", raw.display())));
     let settings = MountSettings {
         source: "null".into(),
         flags: rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOSUID,
@@ -43,7 +45,7 @@ pub fn serve(point: &Path) -> Result<(), String> {
     config.acl = SessionACL::All;
     config.n_threads = Some(cores.clamp(4, 16));
     config.clone_fd = true;
-    let session = Session::from_fd(Null::new(), fd, SessionACL::All, config);
+    let session = Session::from_fd(Null::new(beneath.transpose()?), fd, SessionACL::All, config);
     session
         .and_then(|session| session.run())
         .map_err(|e| e.to_string())
@@ -64,6 +66,7 @@ struct Tree {
 struct Null {
     tree: RwLock<Tree>,
     zeroes: Vec<u8>,
+    beneath: Option<Beneath>,
 }
 
 impl Tree {
@@ -126,7 +129,7 @@ impl Node {
 }
 
 impl Null {
-    fn new() -> Self {
+    fn new(beneath: Option<Beneath>) -> Self {
         let root = Node::new(ROOT, FileType::Directory, 0o755);
         Self {
             tree: RwLock::new(Tree {
@@ -134,6 +137,7 @@ impl Null {
                 next: ROOT + 1,
             }),
             zeroes: vec![0; MAX_WRITE as usize],
+            beneath,
         }
     }
 
@@ -305,7 +309,13 @@ impl Filesystem for Null {
         let known = self.read().nodes.get(&node.0).map_or(0, |n| n.attr.size);
         let left = usize::try_from(known.saturating_sub(offset)).unwrap_or(usize::MAX);
         let count = left.min(size as usize).min(self.zeroes.len());
-        reply.data(&self.zeroes[..count]);
+        match &self.beneath {
+            Some(beneath) => beneath.read(offset, count, |read| match read {
+                Ok(bytes) => reply.data(bytes),
+                Err(_) => reply.error(Errno::EIO),
+            }),
+            None => reply.data(&self.zeroes[..count]),
+        }
     }
 
     fn write(
@@ -321,6 +331,11 @@ impl Filesystem for Null {
         reply: ReplyWrite,
     ) {
         self.grow(node, offset.saturating_add(data.len() as u64));
+        if let Some(beneath) = &self.beneath
+            && beneath.write(offset, data).is_err()
+        {
+            return reply.error(Errno::EIO);
+        }
         reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX));
     }
 
@@ -356,7 +371,8 @@ impl Filesystem for Null {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        let synced = self.beneath.as_ref().map_or(Ok(()), Beneath::sync);
+        empty(reply, synced.map_err(|_| Errno::EIO));
     }
 
     fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -9,16 +9,18 @@ use std::path::Path;
 /// All rows that were measured.
 pub type Results = BTreeMap<&'static str, Figures>;
 
-const COLUMNS: [Side; 5] = [
+const COLUMNS: [Side; 6] = [
     Side::Uext4,
     Side::Kernel,
     Side::Fuse2fs,
     Side::Null,
     Side::Raw,
+    Side::NullOnRaw,
 ];
 
 const LEGEND: &str = "Ratios: how many times faster uext4 is. Ceiling = 1/(1/null + 1/raw). Not durable: fuse2fs (no \
-     journal, no flush reaches the disk) and null (stores nothing). Medians; extents are the mean of eight files.";
+     journal, no flush reaches the disk) and null (stores nothing). null+raw: null that reads, writes and syncs the raw file and \
+     does nothing else. Medians; extents are the mean of eight files.";
 
 fn measured(results: &Results) -> impl Iterator<Item = (&'static Row, &Figures)> {
     let found = |row: &'static Row| results.get(row.name).map(|figures| (row, figures));
@@ -42,8 +44,8 @@ fn ratio(value: Option<f64>) -> String {
 /// As Markdown. Ratios say how many times faster uext4 is.
 pub fn table(results: &Results) -> String {
     let mut lines = vec![
-        "| workload | unit | uext4 | kernel | fuse2fs | null | raw | ceiling | / kernel | / fuse2fs | / null | / raw | goal | reached |".to_owned(),
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
+        "| workload | unit | uext4 | kernel | fuse2fs | null | raw | null+raw | ceiling | / kernel | / fuse2fs | / null | / raw | / null+raw | goal | reached |".to_owned(),
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     for (row, figures) in measured(results) {
         let mut cells = vec![row.name.to_owned(), row.unit.name().to_owned()];
@@ -64,13 +66,13 @@ pub fn table(results: &Results) -> String {
 /// What a reader wants to know of it: medians, and uext4 beside kernel, fuse2fs, null and its goal.
 pub fn short_table(results: &Results) -> String {
     let mut lines = vec![
-        "| workload | unit | uext4 | kernel | fuse2fs | null | raw | / kernel | / fuse2fs | / null | goal | reached |".to_owned(),
-        "|---|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
+        "| workload | unit | uext4 | kernel | fuse2fs | null | raw | null+raw | / kernel | / fuse2fs | / null | / null+raw | goal | reached |".to_owned(),
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     for (row, figures) in measured(results) {
         let mut cells = vec![format!("`{}`", row.name), row.unit.name().to_owned()];
         cells.extend(COLUMNS.map(|side| figure(figures.median(side))));
-        let beside = [Side::Kernel, Side::Fuse2fs, Side::Null];
+        let beside = [Side::Kernel, Side::Fuse2fs, Side::Null, Side::NullOnRaw];
         cells.extend(beside.map(|side| ratio(row.ratio(figures, side))));
         cells.extend(goal(row, figures, results));
         lines.push(format!("| {} |", cells.join(" | ")));

@@ -15,14 +15,17 @@ pub enum Side {
     Fuse2fs,
     Null,
     Raw,
+    /// Null with the raw file beneath it.
+    NullOnRaw,
 }
 
-pub const SIDES: [Side; 5] = [
+pub const SIDES: [Side; 6] = [
     Side::Uext4,
     Side::Kernel,
     Side::Raw,
     Side::Fuse2fs,
     Side::Null,
+    Side::NullOnRaw,
 ];
 
 impl Side {
@@ -33,6 +36,7 @@ impl Side {
             Side::Fuse2fs => "fuse2fs",
             Side::Null => "null",
             Side::Raw => "raw",
+            Side::NullOnRaw => "null+raw",
         }
     }
 
@@ -141,6 +145,9 @@ impl<'p> Mounted<'p> {
                 let me = std::env::current_exe().unwrap_or_else(|_| "xtask".into());
                 let mut command = Command::new(me);
                 command.arg("null-server").arg(dir);
+                if self.side == Side::NullOnRaw {
+                    command.arg(self.place.image(Side::Raw));
+                }
                 command
             }
         }
@@ -188,7 +195,7 @@ impl<'p> Mounted<'p> {
                 let uext4 = self.place.uext4.to_string_lossy().into_owned();
                 output(&uext4, &["sync", &self.dir.to_string_lossy()]).map(drop)
             }
-            Side::Null => Ok(()),
+            Side::Null | Side::NullOnRaw => Ok(()),
             _ => output("sync", &["-f", &self.dir.to_string_lossy()]).map(drop),
         }
     }
@@ -196,7 +203,7 @@ impl<'p> Mounted<'p> {
     /// Nothing in memory any more: unmounted, caches dropped, mounted again. (null has nothing else to be read from, and
     /// stays.)
     pub fn cool(&mut self) -> Result<(), String> {
-        if self.side == Side::Null {
+        if matches!(self.side, Side::Null | Side::NullOnRaw) {
             return drop_caches();
         }
         self.stop()?;
