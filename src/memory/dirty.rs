@@ -68,7 +68,7 @@ impl Memory {
 
     /// Delayed data beyond this holds up the answers to those who bring more.
     fn dirty_soft_limit(&self) -> u64 {
-        self.cap / 4
+        self.cap / 6
     }
 
     /// Delayed data beyond this is written although it is young.

@@ -65,6 +65,14 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     {
         failed.push("bench --quick");
     }
+    if !options.quick
+        && options.on.is_none()
+        && cmd!(shell, "cargo xtask evict-bench --quick")
+            .run()
+            .is_err()
+    {
+        failed.push("evict-bench --quick");
+    }
     if !options.quick && options.on.is_none() && crash::short(root).is_err() {
         failed.push("crash");
     }

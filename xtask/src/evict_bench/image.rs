@@ -40,7 +40,7 @@ impl Shape {
     pub fn directories(self) -> usize {
         match self {
             Self::Large => 2000,
-            Self::Small => 1000,
+            Self::Small => 500,
         }
     }
 
@@ -81,7 +81,7 @@ pub fn growing_file(index: usize) -> String {
 
 /// The prepared image of that shape below `dir`: made if there is none.
 pub fn prepared(dir: &Path, shape: Shape) -> Result<PathBuf, String> {
-    let image = dir.join(format!("{}.img", shape.name()));
+    let image = dir.join(format!("{}-{}.img", shape.name(), shape.directories()));
     if image.exists() {
         return Ok(image);
     }
