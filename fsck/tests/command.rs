@@ -233,3 +233,73 @@ fn called_by_fsck() {
         assert_eq!(check(&["-n", "-f"]).status.code(), Some(0));
     }
 }
+
+#[test]
+fn a_copy_of_the_superblock() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path());
+    let sound = std::fs::read(&image).unwrap();
+    let damage = || {
+        let mut bytes = sound.clone();
+        bytes[1024..2048].fill(0);
+        std::fs::write(&image, bytes).unwrap();
+    };
+    for args in [
+        &["-fy", "-b", "8193", "-B", "1024"][..],
+        &["-fy", "-b", "24577"],
+        &["-fy"],
+    ] {
+        damage();
+        let output = fsck(args, &image);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        succeed("e2fsck", &["-fn", text(&image)]);
+        assert_eq!(fsck(&["-fn"], &image).status.code(), Some(0), "{args:?}");
+    }
+    // Not where one is, or not with blocks of this size.
+    damage();
+    let before = std::fs::read(&image).unwrap();
+    for args in [
+        &["-fy", "-b", "8194", "-B", "1024"][..],
+        &["-fy", "-b", "8193", "-B", "4096"],
+    ] {
+        let output = fsck(args, &image);
+        assert_eq!(output.status.code(), Some(8), "{args:?}: {output:?}");
+        assert!(std::fs::read(&image).unwrap() == before, "{args:?}");
+    }
+}
+
+/// What `-p` may not decide it leaves; `-v`, `-t` and `--json` say what they are for.
+#[test]
+fn what_is_said_of_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path());
+    let script = dir.path().join("script");
+    std::fs::write(&script, "mkdir a\nmkdir a/b\nclri a\n").unwrap();
+    succeed("debugfs", &["-w", "-f", text(&script), text(&image)]);
+    let before = std::fs::read(&image).unwrap();
+    let output = fsck(&["-fp"], &image);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("without -p"), "{said}");
+    assert!(std::fs::read(&image).unwrap() == before);
+
+    let output = fsck(&["-fn", "--json"], &image);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problems = report["problems"].as_array().unwrap();
+    assert_eq!(report["status"], 4);
+    // Totals of the superblock are no damage with -n.
+    let found = report["found"].as_u64().unwrap() as usize;
+    assert!(found > 5 && found <= problems.len(), "{found}");
+    let unused = problems.iter().find(|one| one["name"] == "EntryUnused");
+    let unused = unused.unwrap();
+    assert!(unused["code"] == 2001 && unused["dir"] == 2 && unused["label"] == "a");
+    assert!(unused["action"] == "Clear" && unused["done"] == false);
+
+    let output = fsck(&["-fy", "-v", "-t"], &image);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.iter().any(|line| line.ends_with("of them repaired")));
+    let seconds = lines.last().and_then(|line| line.strip_suffix(" s"));
+    assert!(seconds.is_some_and(|s| s.parse::<f64>().is_ok()), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+}

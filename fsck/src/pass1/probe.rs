@@ -9,13 +9,13 @@ use super::check::{Around, Check, Verdict, own_files};
 use crate::groups::Group;
 use crate::inode::Raw;
 use crate::session::Fsck;
-use crate::{Result, Stop};
+use crate::{Answer, Result, Stop};
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU32, Ordering};
 use uext4::format::group::flag;
 
-/// Bytes of an inode table that are read at once.
-const READ_SIZE: usize = 1 << 16;
+/// Bytes of an inode table that are read at once: through the page cache, which reads ahead, and past it.
+const READ_SIZE: (usize, usize) = (1 << 15, 1 << 18);
 const THREADS_MAX: usize = 8;
 /// Groups that a thread takes at once.
 const CHUNK: u32 = 16;
@@ -33,6 +33,7 @@ pub fn all(fsck: &mut Fsck<'_, '_>) -> Result<Facts> {
         now: fsck.options.now as u32,
     };
     let whole = &fsck.whole_tables;
+    let cached = fsck.options.answer == Answer::No;
     let next = AtomicU32::new(0);
     let mut threads = (fsck.geo.group_count / CHUNK) as usize + 1;
     if threads > 1 {
@@ -42,7 +43,11 @@ pub fn all(fsck: &mut Fsck<'_, '_>) -> Result<Facts> {
     let work = || -> Result<Facts> {
         let geo = around.geo;
         let mut facts = Facts::new(geo, around.image.spill());
-        let mut buffer = Vec::new();
+        let size = if cached { READ_SIZE.0 } else { READ_SIZE.1 };
+        let mut buffer = Buffer {
+            bytes: Vec::new(),
+            blocks: (size / geo.block_size as usize).max(1) as u32,
+        };
         loop {
             let first = next.fetch_add(CHUNK, Ordering::Relaxed);
             if first >= geo.group_count {
@@ -84,32 +89,38 @@ fn used_inodes(around: Around<'_>, group: u32, desc: &Group, whole: bool) -> u32
     all.saturating_sub(desc.itable_unused)
 }
 
+struct Buffer {
+    bytes: Vec<u8>,
+    /// That are read at once.
+    blocks: u32,
+}
+
 fn scan(
     around: Around<'_>,
     group: u32,
     whole: bool,
     facts: &mut Facts,
-    bytes: &mut Vec<u8>,
+    buffer: &mut Buffer,
 ) -> Result<()> {
     let geo = around.geo;
     let Some(desc) = around.groups.get(group as usize) else {
         return Ok(());
     };
     let count = used_inodes(around, group, desc, whole);
-    let block_size = geo.block_size as usize;
-    let per_read = (READ_SIZE / block_size).max(1) as u32;
     let blocks = count.div_ceil(geo.inodes_per_block);
     let mut ino = group * geo.inodes_per_group + 1;
     let end = ino + count;
     let mut block = 0;
     while block < blocks {
-        let now = per_read.min(blocks - block);
+        let now = buffer.blocks.min(blocks - block);
         let first = desc.inode_table + u64::from(block);
         if !crate::map::in_volume(geo, first, now.into()) {
             return Ok(());
         }
-        around.image.read_run(first, now as usize, bytes)?;
-        for raw in bytes.chunks(geo.inode_size as usize) {
+        around
+            .image
+            .read_run(first, now as usize, &mut buffer.bytes)?;
+        for raw in buffer.bytes.chunks(geo.inode_size as usize) {
             if ino >= end {
                 break;
             }

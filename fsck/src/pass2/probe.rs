@@ -6,13 +6,13 @@
 //! is kept at a time: it is read more than once.
 
 use super::index::{Index, Place, Reader};
-use crate::Result;
 use crate::dirblock::{self, HEADER};
 use crate::groups::Group;
 use crate::inode::Raw;
 use crate::inodes::{Inodes, Targets, known};
 use crate::map::Map;
 use crate::session::{Fsck, inode_place};
+use crate::{Answer, Result};
 use std::collections::HashSet;
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use uext4::format::features::incompat;
 use uext4::format::inode::flag;
 use uext4::ids::FsBlock;
 
-/// Bytes of a directory that are read at once.
-const READ_SIZE: u64 = 1 << 15;
+/// Bytes of a directory that are read at once: through the page cache, which reads ahead, and past it.
+const READ_SIZE: (u64, u64) = (1 << 15, 1 << 17);
 /// Entries of a directory of which a thread keeps names and targets: least and most.
 const ENTRIES: (u64, u64) = (1 << 10, 1 << 16);
 const THREADS_MAX: usize = 8;
@@ -48,6 +48,7 @@ pub fn all(fsck: &Fsck<'_, '_>, dirs: &[u32]) -> Result<Found> {
         geo: &fsck.geo,
     };
     let (groups, inodes) = (&fsck.groups, &fsck.inodes);
+    let cached = fsck.options.answer == Answer::No;
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
     let threads = threads.min(dirs.len() / CHUNK + 1);
@@ -65,6 +66,7 @@ pub fn all(fsck: &Fsck<'_, '_>, dirs: &[u32]) -> Result<Found> {
             targets: Vec::new(),
             names: Vec::new(),
             dotdot: 0,
+            read_size: if cached { READ_SIZE.0 } else { READ_SIZE.1 },
             table: None,
             bytes: Vec::new(),
         };
@@ -124,6 +126,7 @@ struct Scan<'a> {
     /// Hashes of names: equal ones may be equal names.
     names: Vec<u64>,
     dotdot: u32,
+    read_size: u64,
     /// The block of inodes that was read last.
     table: Option<(u64, Arc<[u8]>)>,
     bytes: Vec<u8>,
@@ -218,7 +221,7 @@ impl Scan<'_> {
                 _ => return Ok(false),
             }
         }
-        let chunk = (READ_SIZE / size).max(1);
+        let chunk = (self.read_size / size).max(1);
         for run in &map.data {
             let mut done = 0;
             while done < run.len {
