@@ -4,6 +4,14 @@
 //! Invariants: a device that is in use is not touched; an option that is not built is refused with exit 16, never
 //! passed over; memory that cannot be had is exit 8.
 
+/// A line for whoever reads along; that nobody does any more ends no run.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod args;
 mod cached;
 mod progress;
@@ -99,14 +107,14 @@ fn replay_only(args: &Args) -> u8 {
     let device = args.device.display();
     match replay::replay(&args.device) {
         Ok(replay::Outcome::Clean) => {
-            println!("{device}: the journal is empty");
+            say!("{device}: the journal is empty");
             exit::CLEAN
         }
         Ok(replay::Outcome::Replayed {
             transactions,
             blocks,
         }) => {
-            println!("{device}: replayed {transactions} transactions, {blocks} blocks");
+            say!("{device}: replayed {transactions} transactions, {blocks} blocks");
             exit::CORRECTED
         }
         Err(error) => {

@@ -76,14 +76,14 @@ impl Screen {
                 "blocks": outcome.blocks,
                 "problems": self.findings,
             });
-            println!("{report}");
+            say!("{report}");
             return;
         }
         let device = device.display();
         if outcome.status & exit::CANCELLED != 0 {
-            println!("{device}: cancelled, nothing was changed");
+            say!("{device}: cancelled, nothing was changed");
         } else if outcome.skipped {
-            println!("{device}: clean");
+            say!("{device}: clean");
         } else if outcome.status & exit::OPERATIONAL == 0 {
             let state = match outcome.status {
                 exit::CLEAN => "in order",
@@ -97,16 +97,16 @@ impl Screen {
                 blocks,
                 ..
             } = *outcome;
-            println!(
+            say!(
                 "{device}: {state}; {files} of {inodes} inodes, {blocks_used} of {blocks} blocks in use"
             );
         }
         if self.verbose {
             let Outcome { found, fixed, .. } = *outcome;
-            println!("{found} problems, {fixed} of them repaired");
+            say!("{found} problems, {fixed} of them repaired");
         }
         if self.timing {
-            println!("{:.3} s", self.started.elapsed().as_secs_f64());
+            say!("{:.3} s", self.started.elapsed().as_secs_f64());
         }
     }
 }
@@ -140,9 +140,11 @@ impl Listener for Screen {
             (true, _) => "yes",
             (false, _) => "no",
         };
-        println!(
+        say!(
             "{:04} {}. {}? {done}",
-            finding.code, finding.text, finding.action
+            finding.code,
+            finding.text,
+            finding.action
         );
     }
 
@@ -151,7 +153,7 @@ impl Listener for Screen {
         if self.json {
             eprintln!("fsck.uext4: {text}");
         } else {
-            println!("{text}");
+            say!("{text}");
         }
     }
 
@@ -161,7 +163,7 @@ impl Listener for Screen {
             let name = PASSES.get(usize::from(pass)).unwrap_or(&"");
             if !self.json && self.answer != Answer::Preen {
                 self.progress.wipe();
-                println!("Pass {pass}: {name}");
+                say!("Pass {pass}: {name}");
             }
         }
         self.progress.show(pass, done, all);

@@ -303,3 +303,17 @@ fn what_is_said_of_a_run() {
     assert!(seconds.is_some_and(|s| s.parse::<f64>().is_ok()), "{said}");
     assert_eq!(output.status.code(), Some(1), "{said}");
 }
+
+#[test]
+fn it_goes_on_when_nobody_reads_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fsck-uext4"))
+        .args(["-f", "-n", "-v"])
+        .arg(&image)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

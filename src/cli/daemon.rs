@@ -71,7 +71,7 @@ pub(super) fn run(request: &MountRequest, report: Report) -> Outcome {
 }
 
 fn prepare_process(report: Report) -> Outcome {
-    process::limit_malloc_arenas();
+    process::limit_malloc();
     if rustix::process::geteuid().is_root() {
         process::set_io_flusher();
     }

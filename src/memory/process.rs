@@ -6,12 +6,19 @@
 /// From linux/prctl.h; libc does not name it.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
 
-/// Two malloc arenas: one per thread would keep freed memory where no gauge sees it.
-pub fn limit_malloc_arenas() {
-    // SAFETY: mallopt only sets a number inside the allocator; no other thread exists yet.
-    let done = unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
-    if done == 0 {
-        log::debug!("mallopt(M_ARENA_MAX) refused");
+/// From so many bytes on an allocation is a mapping of its own.
+const MAPPED: libc::c_int = 1 << 20;
+
+/// Two malloc arenas: one per thread would keep freed memory where no gauge sees it. And the buffers of many megabytes into
+/// which requests are read stay mappings, of which only what is used is in memory: without a word malloc takes the size of a
+/// mapping that was freed for a size that should not be mapped, and zeroes the next one by writing to it.
+pub fn limit_malloc() {
+    for (name, value) in [(libc::M_ARENA_MAX, 2), (libc::M_MMAP_THRESHOLD, MAPPED)] {
+        // SAFETY: mallopt only sets a number inside the allocator; no other thread exists yet.
+        let done = unsafe { libc::mallopt(name, value) };
+        if done == 0 {
+            log::debug!("mallopt({name}) refused");
+        }
     }
 }
 

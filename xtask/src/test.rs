@@ -3,6 +3,7 @@
 use crate::{corrupt, crash, setup, tidy};
 use clap::Args;
 use std::path::Path;
+use std::time::Instant;
 use xshell::{Shell, cmd};
 
 #[derive(Args)]
@@ -15,7 +16,7 @@ pub struct Options {
     on: Option<String>,
 }
 
-/// Runs everything, also after a failure, and fails when a part did.
+/// Runs everything, also after a failure, and fails when a part did. Tells how long each part took.
 pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     setup::run(root)?;
     let shell = Shell::new().map_err(|e| e.to_string())?;
@@ -24,65 +25,64 @@ pub fn run(root: &Path, options: &Options) -> Result<(), String> {
     if let Some(kind) = &options.on {
         shell.set_var("UEXT4_TEST_ON", kind);
     }
-    // Debug builds check the lock order, so the workspace's tests are debug builds; the suites run what users run.
-    let mut failed = Vec::new();
-    // With `faults`, so that the rounds of killtest also lose a write cache.
-    if cmd!(
-        shell,
-        "cargo test --workspace --features uext4/faults --no-fail-fast"
-    )
-    .run()
-    .is_err()
-    {
-        failed.push("workspace");
-    }
-    if cmd!(
-        shell,
-        "cargo test -p uext4 --lib --features shuttle,canaries judge::"
-    )
-    .run()
-    .is_err()
-    {
-        failed.push("the judges of the allocator and of the inode table");
-    }
-    let suites = cmd!(
-        shell,
-        "cargo test --release --test suites --test allocator -- --ignored --test-threads=1 --nocapture"
+    let mut parts = Parts::default();
+    let mut cargo = |name, arguments: &str| {
+        let arguments = arguments.split(' ');
+        let run = || cmd!(shell, "cargo {arguments...}").run();
+        parts.run(name, || run().map_err(|e| e.to_string()));
+    };
+    // Debug builds check the lock order, so the workspace's tests are debug builds; the suites run what users run. With
+    // `faults`, so that the rounds of killtest also lose a write cache.
+    cargo(
+        "workspace",
+        "test --workspace --features uext4/faults --no-fail-fast",
     );
-    if !options.quick && suites.run().is_err() {
-        failed.push("suites");
-    }
-    let proof = cmd!(
-        shell,
-        "cargo test --release --test memory_proof -- --ignored --test-threads=1 --nocapture short_"
+    cargo(
+        "the judges of the allocator and of the inode table",
+        "test -p uext4 --lib --features shuttle,canaries judge::",
     );
-    if !options.quick && options.on.is_none() && proof.run().is_err() {
-        failed.push("the proof of the memory cap");
+    if !options.quick {
+        cargo(
+            "suites",
+            "test --release --test suites --test allocator -- --ignored --test-threads=1 --nocapture",
+        );
     }
-    if !options.quick
-        && options.on.is_none()
-        && cmd!(shell, "cargo xtask bench --quick").run().is_err()
-    {
-        failed.push("bench --quick");
+    if !options.quick && options.on.is_none() {
+        cargo(
+            "the proof of the memory cap",
+            "test --release --test memory_proof -- --ignored --test-threads=1 --nocapture short_",
+        );
+        cargo("bench --quick", "xtask bench --quick");
+        cargo("evict-bench --quick", "xtask evict-bench --quick");
+        parts.run("crash", || crash::short(root));
+        parts.run("corrupt", || corrupt::short(root));
     }
-    if !options.quick
-        && options.on.is_none()
-        && cmd!(shell, "cargo xtask evict-bench --quick")
-            .run()
-            .is_err()
-    {
-        failed.push("evict-bench --quick");
+    parts.finish()
+}
+
+#[derive(Default)]
+struct Parts {
+    times: Vec<String>,
+    failed: Vec<&'static str>,
+}
+
+impl Parts {
+    fn run(&mut self, name: &'static str, part: impl FnOnce() -> Result<(), String>) {
+        let begun = Instant::now();
+        if part().is_err() {
+            self.failed.push(name);
+        }
+        let took = begun.elapsed().as_secs();
+        self.times.push(format!("{name} {took} s"));
     }
-    if !options.quick && options.on.is_none() && crash::short(root).is_err() {
-        failed.push("crash");
-    }
-    if !options.quick && options.on.is_none() && corrupt::short(root).is_err() {
-        failed.push("corrupt");
-    }
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("failed: {}", failed.join(", ")))
+
+    fn finish(self) -> Result<(), String> {
+        eprintln!("tests: {}", self.times.join(", "));
+        if self.failed.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("failed: {}", self.failed.join(", ")))
+        }
     }
 }
 

@@ -96,8 +96,7 @@ impl Target {
                 };
                 open.end = offset + bytes.len() as u64;
                 let written = self.fs.write(open.ino, offset, &bytes, how);
-                let named = written.map_err(|error| named(&open.node.path, error));
-                named
+                written.map_err(|error| named(&open.node.path, error))
             }
             Event::Node(node) => {
                 self.close()?;
