@@ -172,10 +172,8 @@ fn mount_fs(
         .map_err(|e| Failure::mount(format!("{}: {e}", request.source.display())))?;
     let overhead = Overhead::of(sizes.threads, sizes.max_write);
     let text = describe(sizes, u64::from(fs.geometry().block_size), overhead);
-    log::info!("{text}");
     report.notice(&text);
     for notice in fs.notices() {
-        log::info!("{notice}");
         report.notice(&notice);
     }
     Ok(fs)

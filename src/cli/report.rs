@@ -22,11 +22,14 @@ pub(super) enum Report {
 }
 
 impl Report {
-    /// Something the user should know although the mount goes on.
+    /// Something the user should know although the mount goes on; the log has it, too, where that is another place.
     pub(super) fn notice(self, text: &str) {
         match self {
             Self::Terminal => eprintln!("uext4: {text}"),
-            Self::Parent => say(&format!("{NOTICE}{text}")),
+            Self::Parent => {
+                log::info!("{text}");
+                say(&format!("{NOTICE}{text}"));
+            }
         }
     }
 

@@ -93,6 +93,25 @@ impl Mounted {
         line.split_whitespace().nth(1)?.parse().ok()
     }
 
+    /// The daemon has never been larger than the cap and the overhead that it printed at the mount.
+    fn check_size(&self) -> Result<(), String> {
+        let log = self.log();
+        let printed = |before: &str| {
+            let (_, rest) = log.split_once(before)?;
+            rest.split(' ').next()?.parse::<u64>().ok()
+        };
+        let bound = printed("memory: cap ").zip(printed("fixed overhead "));
+        let (Some(used), Some((cap, overhead))) = (self.high_water(), bound) else {
+            return Err(format!("no figures of its memory: {log}"));
+        };
+        if used > cap + overhead {
+            return Err(format!(
+                "{used} KiB resident, cap {cap} KiB and overhead {overhead} KiB"
+            ));
+        }
+        Ok(())
+    }
+
     pub fn sync(&self) -> Result<(), String> {
         let program = self.program.to_string_lossy();
         output(&program, &["sync", &self.dir.to_string_lossy()]).map(drop)
@@ -129,8 +148,9 @@ impl Mounted {
         );
     }
 
-    /// Unmounts; the daemon has written everything, leaked nothing and has said nothing bad.
+    /// Unmounts; the daemon has written everything, leaked nothing, kept to its cap and has said nothing bad.
     pub fn end(mut self) -> Result<(), String> {
+        let size = self.check_size();
         let point = self.dir.to_string_lossy().into_owned();
         let mut unmounted = output("umount", &["-i", &point]);
         for _ in 0..50 {
@@ -151,7 +171,7 @@ impl Mounted {
         if !status.success() || !bad.is_empty() {
             return Err(format!("the daemon's end: {status}: {}", bad.join("\n")));
         }
-        Ok(())
+        size
     }
 
     fn wait(&mut self) -> Result<ExitStatus, String> {
