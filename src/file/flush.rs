@@ -261,6 +261,11 @@ impl Files {
         pieces: Vec<Piece>,
         claim: &mut Option<Claim>,
     ) -> Result<()> {
+        let new_blocks = |piece: &Piece| match piece.place {
+            Place::New(_) => u64::from(piece.len()),
+            Place::Unwritten(_) | Place::Written(_) => 0,
+        };
+        let mut unmapped: u64 = pieces.iter().map(new_blocks).sum();
         let mut pieces = pieces.into_iter().peekable();
         while let Some(first) = pieces.peek() {
             if matches!(first.place, Place::Written(_)) && !self.reaches_out(node, first) {
@@ -279,6 +284,7 @@ impl Files {
                 pieces.next_if(|_| handle.credits_left() >= self.map.insert_credits(&core) + 3)
             {
                 let range = piece.at..piece.end();
+                unmapped -= new_blocks(&piece);
                 let changes = handle.changes();
                 mapped = self.map_piece(&handle, node, &mut core, piece, claim);
                 if mapped.is_err() {
@@ -294,6 +300,9 @@ impl Files {
             }
             for range in &ranges {
                 delayed.written(range.clone());
+            }
+            if let Some(claim) = claim {
+                delayed.set_lent(claim.blocks() + unmapped);
             }
             if delayed.size(core.size) == core.size {
                 delayed.set_size(None);

@@ -75,7 +75,8 @@ pub struct Delayed {
     /// The inode in memory has times that its block does not have.
     times: bool,
     claim: Option<Claim>,
-    /// Claimed blocks that a flusher has taken out for the time being.
+    /// Claimed blocks that a flusher has taken out for the time being: what is left of them, and those that it has found a place
+    /// for and that the map does not know yet.
     lent: u64,
     /// What a write is about to put in: claimed, and not to be given back before it is here.
     announced: Option<Announced>,
@@ -367,6 +368,12 @@ impl Delayed {
         let lent = claim.split(claim.blocks().saturating_sub(kept));
         self.lent = lent.blocks();
         Some(lent)
+    }
+
+    /// So much of the loan still stands for blocks that are here. Together with `written`, under the inode's lock: a write that
+    /// counted on what the map has already got would be accepted without space.
+    pub fn set_lent(&mut self, blocks: u64) {
+        self.lent = blocks;
     }
 
     /// Takes a loan back.
