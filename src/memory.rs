@@ -39,7 +39,6 @@ pub mod waits;
 pub use account::Draw;
 pub use admission::{Credits, Need, Token};
 pub use arena::{Frame, IoBuffer};
-pub use dirty::Answer;
 pub use gauges::{Charge, Class, Snapshot};
 pub use inject::{Inject, Point};
 pub use pressure::{Reclaimer, Relief};

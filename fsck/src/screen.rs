@@ -176,8 +176,9 @@ impl Listener for Screen {
         self.progress.wipe();
         loop {
             let hint = if default { "Y/n/a" } else { "y/N/a" };
-            print!("{question} [{hint}] ");
-            std::io::stdout().flush().ok()?;
+            let mut out = std::io::stdout();
+            write!(out, "{question} [{hint}] ").ok()?;
+            out.flush().ok()?;
             let mut line = String::new();
             self.signals.at_once.store(true, Ordering::Relaxed);
             let read = std::io::stdin().lock().read_line(&mut line);

@@ -9,7 +9,7 @@ use crate::fs::{Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
 use crate::journal::Waiter;
-use crate::memory::{Answer, Reserve, Token};
+use crate::memory::{Reserve, Token};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -120,7 +120,7 @@ impl Fs {
     }
 
     /// The answer to a write of `bytes`: now, or when what is delayed has become less.
-    pub fn answer_in_time(&self, bytes: usize, answer: Answer) {
+    pub fn answer_in_time(&self, bytes: usize, answer: impl FnOnce() + Send + 'static) {
         if self.flushers.is_served() {
             self.memory.answer_in_time(bytes as u64, answer);
         } else {

@@ -262,8 +262,7 @@ impl Filesystem for Adapter {
             Ok(length) => {
                 let told = u32::try_from(length).unwrap_or(u32::MAX);
                 let delayed = if how.direct { 0 } else { length };
-                let answer = Box::new(move || reply.written(told));
-                self.fs.answer_in_time(delayed, answer);
+                self.fs.answer_in_time(delayed, move || reply.written(told));
             }
             Err(error) => reply.error(self.fail(&error)),
         }

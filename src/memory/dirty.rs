@@ -16,7 +16,7 @@ const SLICE: Duration = Duration::from_millis(20);
 const SMALL: u64 = 16 << 10;
 
 /// Tells a writer that it may go on. Waits for nothing.
-pub type Answer = Box<dyn FnOnce() + Send>;
+type Answer = Box<dyn FnOnce() + Send>;
 
 /// An answer that waits. There are at most as many as the kernel has requests under way.
 struct Held {
@@ -103,7 +103,7 @@ impl Memory {
 
     /// `bytes` have been accepted: answers at once, or when the time has come. Who writes data ends the wait
     /// (`less_is_dirty`), or gives up (`answer_all`).
-    pub fn answer_in_time(&self, bytes: u64, answer: Answer) {
+    pub fn answer_in_time(&self, bytes: u64, answer: impl FnOnce() + Send + 'static) {
         if bytes <= SMALL || self.dirty() <= self.dirty_soft_limit() {
             return answer();
         }
@@ -116,7 +116,7 @@ impl Memory {
             answers.waiting.push_back(Held {
                 bytes,
                 since,
-                answer,
+                answer: Box::new(answer),
             });
         }
         // All may have been written meanwhile.
@@ -195,7 +195,7 @@ mod tests {
 
         fn write(&self, number: u32, bytes: u64) {
             let answered = Arc::clone(&self.answered);
-            let answer = Box::new(move || answered.lock().push(number));
+            let answer = move || answered.lock().push(number);
             self.memory.answer_in_time(bytes, answer);
         }
 
