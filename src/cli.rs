@@ -24,14 +24,16 @@ use std::process::ExitCode;
 
 pub fn main() -> ExitCode {
     if cfg!(feature = "canaries") {
-        eprintln!("uext4: built with lines that are broken on purpose, for tests alone");
+        crate::text::complain!(
+            "uext4: built with lines that are broken on purpose, for tests alone"
+        );
         return ExitCode::FAILURE;
     }
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let command = match args::parse(&arguments) {
         Ok(command) => command,
         Err(Refusal::Shown(text)) => {
-            print!("{text}");
+            crate::text::show(&text);
             return ExitCode::SUCCESS;
         }
         Err(Refusal::Failed(failure)) => return failure.report(),

@@ -2,6 +2,7 @@
 //!
 //! The modules below are the layers, lowest first; no module imports one that stands after it, and
 //! `cargo xtask tidy` checks that. `fuser` is imported by `fuse` alone.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // `text::say` and `complain` do not panic
 
 pub mod alloc;
 pub mod cache;
@@ -24,4 +25,5 @@ pub mod make;
 pub mod map;
 pub mod memory;
 pub mod sync;
+pub mod text;
 pub mod xattr;

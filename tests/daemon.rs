@@ -7,6 +7,8 @@ use harness::mount::{UEXT4, is_mounted};
 use harness::{Detached, Image, Mount, Scratch, attempt, judge, namespace, run};
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -217,6 +219,44 @@ fn info_for_programs_and_people() {
         "{}",
         elsewhere.describe()
     );
+}
+
+/// A pipe that nobody reads any more.
+fn unread() -> std::io::PipeWriter {
+    std::io::pipe().expect("pipe").1
+}
+
+#[test]
+fn it_goes_on_when_nobody_reads_what_it_says() {
+    let scratch = Scratch::new();
+    let image = Image::mke2fs(&scratch, "disk.img", "64M", "-t ext4");
+    let mount = Mount::new(harness::Kind::Uext4, image.path(), &scratch.dir("mnt"), "");
+    // The watchdog: a watch that nobody reads ends by itself.
+    let uext4 = |args: &[&str], at: &Path| {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(UEXT4).args(args).arg(at);
+        command
+    };
+    for (args, at) in [
+        (&["info"][..], image.path()),
+        (&["info", "--json"], image.path()),
+        (&["info", "--help"], image.path()),
+        (&["stats"], mount.path()),
+        (&["stats", "--watch"], mount.path()),
+        (&["stats", "--watch", "--json"], mount.path()),
+        (&["evict"], mount.path()),
+    ] {
+        let status = uext4(args, at).stdout(unread()).status().expect("run");
+        assert_eq!(status.code(), Some(0), "{args:?}");
+    }
+    let missing = scratch.file("missing");
+    let code = |stderr: Stdio| {
+        let status = uext4(&["info"], &missing).stderr(stderr).status();
+        status.expect("run").code()
+    };
+    assert_eq!(code(unread().into()), code(Stdio::null()));
+    mount.unmount();
+    judge::clean(&image);
 }
 
 #[test]

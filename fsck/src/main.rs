@@ -3,14 +3,7 @@
 //! Source: e2fsck(8) for options and exit codes.
 //! Invariants: a device that is in use is not touched; an option that is not built is refused with exit 16, never
 //! passed over; memory that cannot be had is exit 8.
-
-/// A line for whoever reads along; that nobody does any more ends no run.
-macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    }};
-}
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // `say` and `complain` do not panic
 
 mod args;
 mod cached;
@@ -30,6 +23,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 use uext4::device::Device;
 use uext4::device::file::{Access, FileDevice};
+use uext4::text::{complain, say};
 
 fn main() -> ExitCode {
     exit_instead_of_abort();
@@ -59,12 +53,12 @@ fn run(args: &Args) -> u8 {
     let opened = match FileDevice::open(&args.device, &access) {
         Ok(opened) => opened,
         Err(error) => {
-            eprintln!("fsck.uext4: {error}");
+            complain!("fsck.uext4: {error}");
             return exit::OPERATIONAL;
         }
     };
     if args.answer() != Answer::No && uext4::device::Device::read_only(&opened) {
-        eprintln!("fsck.uext4: {device}: the device is read-only");
+        complain!("fsck.uext4: {device}: the device is read-only");
         return exit::OPERATIONAL;
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -72,10 +66,10 @@ fn run(args: &Args) -> u8 {
     let mut screen = screen::Screen::new(args);
     let mut reporter = Reporter::new(options.answer, &mut screen);
     let device: Arc<dyn Device> = match options.answer {
-        Answer::No => match Cached::open(opened, &args.device) {
+        Answer::No if !args.flush => match Cached::open(opened, &args.device) {
             Ok(cached) => Arc::new(cached),
             Err(error) => {
-                eprintln!("fsck.uext4: {device}: {error}");
+                complain!("fsck.uext4: {device}: {error}");
                 return exit::OPERATIONAL;
             }
         },
@@ -89,14 +83,14 @@ fn run(args: &Args) -> u8 {
     let undo = match Undo::create(device, path) {
         Ok(undo) => Arc::new(undo),
         Err(error) => {
-            eprintln!("fsck.uext4: {}: {error}", path.display());
+            complain!("fsck.uext4: {}: {error}", path.display());
             return exit::OPERATIONAL;
         }
     };
     let device: Arc<dyn Device> = undo.clone();
     let mut outcome = fsck::check(device, &options, &mut reporter);
     if let Err(error) = undo.finish() {
-        eprintln!("fsck.uext4: {error}");
+        complain!("fsck.uext4: {error}");
         outcome.status |= exit::OPERATIONAL;
     }
     screen.end(&args.device, &outcome);
@@ -118,7 +112,7 @@ fn replay_only(args: &Args) -> u8 {
             exit::CORRECTED
         }
         Err(error) => {
-            eprintln!("fsck.uext4: {error}");
+            complain!("fsck.uext4: {error}");
             exit::OPERATIONAL
         }
     }

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use uext4::text::{complain, say};
 
 const PASSES: [&str; 6] = [
     "",
@@ -106,9 +107,21 @@ impl Screen {
             say!("{found} problems, {fixed} of them repaired");
         }
         if self.timing {
+            if let Some(kibibytes) = peak() {
+                say!("{kibibytes} KiB of memory at most");
+            }
             say!("{:.3} s", self.started.elapsed().as_secs_f64());
         }
     }
+}
+
+/// What the process has occupied at most, in KiB.
+fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 impl Signals {
@@ -151,7 +164,7 @@ impl Listener for Screen {
     fn note(&mut self, text: &str) {
         self.progress.wipe();
         if self.json {
-            eprintln!("fsck.uext4: {text}");
+            complain!("fsck.uext4: {text}");
         } else {
             say!("{text}");
         }

@@ -4,13 +4,14 @@
 //! Invariants: an option that is not known, or a value that is not, is an error of one line.
 
 use crate::extended::Extended;
-use crate::size;
+use crate::percent;
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use uext4::format::time::Timestamp;
 use uext4::make::{self, FeatureSet, Kind, MakeError, Options};
+use uext4::text::{complain, show, size};
 
 /// Make an ext4 file system.
 #[derive(Parser, Debug)]
@@ -123,11 +124,11 @@ impl Args {
     pub fn read() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                print!("{error}");
+                show(&error.to_string());
                 ExitCode::SUCCESS
             }
             _ => {
-                eprintln!("{}: {}", program(), one_line(&error.to_string()));
+                complain!("{}: {}", program(), one_line(&error.to_string()));
                 ExitCode::FAILURE
             }
         })
@@ -148,7 +149,7 @@ impl Args {
             return Ok(None);
         };
         let unit = bytes("block size", &self.block_size)?.unwrap_or(1024);
-        size::parse(text, unit.into())
+        size::in_units(text, unit.into())
             .map(Some)
             .ok_or_else(|| invalid("size", text))
     }
@@ -187,7 +188,7 @@ impl Args {
         options.last_mounted = text(&self.last_mounted);
         if let Some(percent) = &self.reserved {
             options.reserved =
-                size::parse_percent(percent).ok_or_else(|| invalid("percentage", percent))?;
+                percent::parse(percent).ok_or_else(|| invalid("percentage", percent))?;
         }
         self.set_ids(&mut options)?;
         for option in &self.journal {
@@ -230,12 +231,13 @@ fn set_journal_option(options: &mut Options, option: &str) -> Result<(), MakeErr
     let block_size = options.block_size().into();
     match option.split_once('=') {
         Some(("size", text)) => {
-            let bytes = size::parse(text, 1 << 20).ok_or_else(|| invalid("journal size", text))?;
+            let bytes =
+                size::in_units(text, 1 << 20).ok_or_else(|| invalid("journal size", text))?;
             options.journal_size = Some(bytes);
         }
         Some(("location", text)) => {
-            let bytes =
-                size::parse(text, block_size).ok_or_else(|| invalid("journal location", text))?;
+            let bytes = size::in_units(text, block_size)
+                .ok_or_else(|| invalid("journal location", text))?;
             options.journal_location = Some(bytes / block_size);
         }
         _ => return Err(MakeError::Unsupported(format!("journal option {option}"))),
@@ -246,7 +248,7 @@ fn set_journal_option(options: &mut Options, option: &str) -> Result<(), MakeErr
 /// A number of bytes, with or without a suffix.
 fn bytes(what: &str, text: &Option<String>) -> Result<Option<u32>, MakeError> {
     let parse = |text: &String| {
-        let number = size::parse(text, 1).and_then(|number| u32::try_from(number).ok());
+        let number = size::in_units(text, 1).and_then(|number| u32::try_from(number).ok());
         number.ok_or_else(|| invalid(what, text))
     };
     text.as_ref().map(parse).transpose()

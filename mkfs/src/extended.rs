@@ -4,8 +4,8 @@
 //! Invariants: a name that is not known is refused.
 
 use crate::args::invalid;
-use crate::size;
 use uext4::make::{self, MakeError, Options};
+use uext4::text::size;
 
 /// The extended options, each with its text.
 #[derive(Clone, Debug, Default)]
@@ -129,7 +129,7 @@ fn set_one(options: &mut Options, name: &str, text: &str) -> Result<(), MakeErro
 }
 
 fn number(name: &str, text: &str, unit: u64) -> Result<u64, MakeError> {
-    size::parse(text, unit).ok_or_else(|| invalid(name, text))
+    size::in_units(text, unit).ok_or_else(|| invalid(name, text))
 }
 
 fn narrow<T: TryFrom<u64>>(name: &str, text: &str) -> Result<T, MakeError> {

@@ -2,13 +2,14 @@
 //!
 //! Source: the options are mke2fs's; what is not built is refused by name.
 //! Invariants: asks nothing; nothing is written unless everything has been checked; an error is one line and exit 1.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // `say` and `complain` do not panic
 
 mod args;
 mod extended;
+mod percent;
 mod populate;
 mod progress;
 mod report;
-mod size;
 mod workers;
 
 use args::Args;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use uext4::device::Device;
 use uext4::device::file::{Access, FileDevice};
 use uext4::make::{self, MakeError, Options, Plan};
+use uext4::text::complain;
 
 /// There when the kernel zeroes inode tables in the background.
 const KERNEL_ZEROES_TABLES: &str = "/sys/fs/ext4/features/lazy_itable_init";
@@ -34,9 +36,9 @@ fn main() -> ExitCode {
         Err(error) => {
             let program = args::program();
             match error {
-                MakeError::Open(_) | MakeError::File { .. } => eprintln!("{program}: {error}"),
-                _ => eprintln!("{program}: {}: {error}", args.device.display()),
-            }
+                MakeError::Open(_) | MakeError::File { .. } => complain!("{program}: {error}"),
+                _ => complain!("{program}: {}: {error}", args.device.display()),
+            };
             ExitCode::FAILURE
         }
     }

@@ -31,6 +31,38 @@ fn e2fsck(image: &Path) {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// A pipe that nobody reads any more.
+fn unread() -> std::io::PipeWriter {
+    std::io::pipe().unwrap().1
+}
+
+#[test]
+fn it_goes_on_when_nobody_reads_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    let mkfs = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mkfs-uext4"));
+        command.args(args).arg(&image).arg("8m");
+        command
+    };
+    for args in [
+        &["-n", "-v"][..],
+        &["-q"],
+        &["-F", "-v"],
+        &["-V"],
+        &["--help"],
+    ] {
+        let status = mkfs(args).stdout(unread()).status().unwrap();
+        assert_eq!(status.code(), Some(0), "{args:?}");
+    }
+    e2fsck(&image);
+    // It holds a file system; and an option that is not known.
+    for args in [&[][..], &["-Q"]] {
+        let status = mkfs(args).stderr(unread()).status().unwrap();
+        assert_eq!(status.code(), Some(1), "{args:?}");
+    }
+}
+
 #[test]
 fn a_missing_file_needs_a_size() {
     let dir = tempfile::tempdir().unwrap();

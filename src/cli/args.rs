@@ -6,6 +6,7 @@
 use super::failure::{Failure, Outcome};
 use super::options::{self, MountOptions};
 use crate::evict;
+use crate::text::size;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -150,7 +151,7 @@ pub struct UmountRequest {
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
-    options::size(text).ok_or_else(|| format!("{text:?} is not a size such as 512M"))
+    size::in_bytes(text).ok_or_else(|| format!("{text:?} is not a size such as 512M"))
 }
 
 fn parse_threads(text: &str) -> Result<usize, String> {

@@ -7,6 +7,7 @@ use super::failure::{Failure, Outcome};
 use super::locate::mount_of;
 use crate::control::client::Client;
 use crate::control::{Request, stats as shown};
+use crate::text::{say, show};
 use serde_json::Value;
 use std::io;
 use std::path::Path;
@@ -19,16 +20,16 @@ pub(super) fn sync(directory: &Path) -> Outcome {
     ask(directory, Request::Sync).map(drop)
 }
 
-/// Gauges and counts; with `watch` until the daemon ends.
+/// Gauges and counts; with `watch` until the daemon ends, or nobody reads them.
 pub(super) fn stats(directory: &Path, json: bool, watch: bool) -> Outcome {
     loop {
         let stats = ask(directory, Request::Stats)?;
-        if json {
-            println!("{stats}");
+        let heard = if json {
+            say!("{stats}")
         } else {
-            print!("{}", shown::table(&stats));
-        }
-        if !watch {
+            show(&shown::table(&stats))
+        };
+        if !watch || !heard {
             return Ok(());
         }
         std::thread::sleep(WATCH);
@@ -38,7 +39,7 @@ pub(super) fn stats(directory: &Path, json: bool, watch: bool) -> Outcome {
 /// All that can leave memory does.
 pub(super) fn evict(directory: &Path) -> Outcome {
     let left = ask(directory, Request::Evict)?;
-    println!("{left} inodes stay in memory");
+    say!("{left} inodes stay in memory");
     Ok(())
 }
 

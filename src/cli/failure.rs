@@ -3,6 +3,7 @@
 //! Source: mount(8), "EXIT STATUS".
 //! Invariants: the message has no newline.
 
+use crate::text::complain;
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -42,7 +43,7 @@ impl Failure {
 
     /// Tells the user and becomes the exit code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("uext4: {}", self.message);
+        complain!("uext4: {}", self.message);
         ExitCode::from(self.code)
     }
 }

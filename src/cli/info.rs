@@ -15,7 +15,6 @@ use crate::format::superblock::{OFFSET, SIZE, Superblock, state};
 use crate::journal::recover::{self, LogMap};
 use serde::Serialize;
 use serde_json::Value;
-use std::io::Write;
 use std::path::Path;
 
 #[derive(Debug, Serialize)]
@@ -66,8 +65,7 @@ pub(super) fn run(source: &Path, offset: u64, json: bool) -> Outcome {
     } else {
         text(&info)
     };
-    // A reader that has seen enough closes its end.
-    let _ = std::io::stdout().write_all(shown.as_bytes());
+    crate::text::show(&shown);
     Ok(())
 }
 

@@ -41,7 +41,9 @@ pub(super) fn run(request: &MountRequest, arguments: &[OsString]) -> Outcome {
     start_daemon(arguments)?;
     if request.create.is_some() {
         let (source, directory) = (request.source.display(), request.directory.display());
-        println!("{source} is mounted on {directory}; unmount it with: uext4 umount {directory}");
+        crate::text::say!(
+            "{source} is mounted on {directory}; unmount it with: uext4 umount {directory}"
+        );
     }
     Ok(())
 }

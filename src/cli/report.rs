@@ -5,6 +5,7 @@
 //! output, after any notices; once it has said `ready` it holds none of the standard streams it was given.
 
 use super::failure::{Failure, Outcome};
+use crate::text::complain;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -25,7 +26,9 @@ impl Report {
     /// Something the user should know although the mount goes on; the log has it, too, where that is another place.
     pub(super) fn notice(self, text: &str) {
         match self {
-            Self::Terminal => eprintln!("uext4: {text}"),
+            Self::Terminal => {
+                complain!("uext4: {text}");
+            }
             Self::Parent => {
                 log::info!("{text}");
                 say(&format!("{NOTICE}{text}"));
@@ -66,7 +69,7 @@ pub(super) fn listen(pipe: impl Read) -> Option<Outcome> {
             return Some(Ok(()));
         }
         if let Some(text) = line.strip_prefix(NOTICE) {
-            eprintln!("uext4: {text}");
+            complain!("uext4: {text}");
         }
         if let Some(text) = line.strip_prefix(FAIL) {
             let (code, message) = text.split_once(' ').unwrap_or(("", text));

@@ -68,7 +68,7 @@ fn call_umount(request: &UmountRequest, point: &Path) -> Outcome {
     let output = command.arg("--").arg(point).output();
     let output = output.map_err(|e| Failure::system(format!("cannot run umount: {e}")))?;
     if request.verbose {
-        print!("{}", String::from_utf8_lossy(&output.stdout));
+        crate::text::show(&String::from_utf8_lossy(&output.stdout));
     }
     if output.status.success() {
         return Ok(());

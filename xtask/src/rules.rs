@@ -7,6 +7,7 @@ pub const LAYERS: &[&[&str]] = &[
     &["sync"],
     &["canary"],
     &["clock"],
+    &["text"],
     &["memory"],
     &["device"],
     &["format"],
@@ -27,13 +28,14 @@ pub const LAYERS: &[&[&str]] = &[
 
 /// What `mkfs` may import of the library (`fs` only to populate).
 pub const MKFS: &[&str] = &[
-    "ids", "error", "sync", "memory", "device", "format", "make", "fs",
+    "ids", "error", "sync", "text", "memory", "device", "format", "make", "fs",
 ];
 
 /// What `fsck` may import: nothing that it checks, so that one bug cannot hide from both.
 pub const FSCK: &[&str] = &[
     "ids",
     "error",
+    "text",
     "memory",
     "device",
     "format",
