@@ -4,6 +4,7 @@
 //! Invariants: nothing of the file system is believed before its journal is replayed; with `-n` the replay is shown by
 //! an overlay and written nowhere; a log that cannot be replayed is dropped only after a question.
 
+use crate::groups::Groups;
 use crate::image::{Image, Stage};
 use crate::inode::Raw;
 use crate::map::Run;
@@ -126,7 +127,7 @@ fn find_log(
         Err(error) => error,
     };
     let image = Image::new(Arc::clone(device), opened.geo.block_size, Spill::new(None));
-    let groups = crate::groups::load(&image, &opened.geo)?;
+    let groups = Groups::load_first(&image, &opened.geo)?;
     let named = opened.sb.s_journal_inum();
     let ino = JOURNAL;
     let raw = crate::session::read_inode(&image, &opened.geo, &groups, ino)?;
@@ -324,15 +325,11 @@ fn replay(
 /// The superblock's totals are not journaled: after a replay the descriptors know better.
 fn sum_counts(opened: &mut Opened, device: &Arc<dyn Device>) -> Result<()> {
     let image = Image::new(Arc::clone(device), opened.geo.block_size, Spill::new(None));
-    let groups = crate::groups::load(&image, &opened.geo)?;
-    let clusters: u64 = groups
-        .iter()
-        .map(|group| u64::from(group.free_blocks))
-        .sum();
-    let inodes: u64 = groups
-        .iter()
-        .map(|group| u64::from(group.free_inodes))
-        .sum();
+    let (mut clusters, mut inodes) = (0, 0);
+    Groups::each(&image, &opened.geo, |group| {
+        clusters += u64::from(group.free_blocks);
+        inodes += u64::from(group.free_inodes);
+    })?;
     let blocks = clusters << opened.geo.cluster_ratio_bits;
     if blocks <= opened.geo.blocks_count && inodes <= u64::from(opened.geo.inodes_count) {
         opened.sb.set_s_free_blocks_count(blocks);

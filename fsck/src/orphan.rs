@@ -94,17 +94,16 @@ impl Fsck<'_, '_> {
             return Ok(());
         };
         if self.clear_bit(group.get(), bit, false)? && raw.is_dir() {
-            let group = &mut self.groups[group.get() as usize];
-            group.used_dirs = group.used_dirs.saturating_sub(1);
+            self.change_group(group.get(), |group| {
+                group.used_dirs = group.used_dirs.saturating_sub(1);
+            });
         }
         Ok(())
     }
 
     /// Clears a bit of a group's block or inode bitmap; false when it was clear.
     fn clear_bit(&mut self, index: u32, bit: u32, blocks: bool) -> Result<bool> {
-        let Some(group) = self.groups.get_mut(index as usize) else {
-            return Ok(false);
-        };
+        let group = self.groups.get(index);
         let place = if blocks {
             group.block_bitmap
         } else {
@@ -123,20 +122,22 @@ impl Fsck<'_, '_> {
         };
         let before = sum(&bytes);
         bitmap::put(&mut bytes, bit, false);
-        let stored = if blocks {
-            &mut group.block_bitmap_csum
-        } else {
-            &mut group.inode_bitmap_csum
-        };
-        if *stored == before {
-            *stored = sum(&bytes);
-        }
+        let after = sum(&bytes);
+        self.change_group(index, |group| {
+            let (stored, free) = if blocks {
+                (&mut group.block_bitmap_csum, &mut group.free_blocks)
+            } else {
+                (&mut group.inode_bitmap_csum, &mut group.free_inodes)
+            };
+            if *stored == before {
+                *stored = after;
+            }
+            *free = free.saturating_add(1);
+        });
         if blocks {
-            group.free_blocks += 1;
             let free = self.sb.s_free_blocks_count() + (1 << self.geo.cluster_ratio_bits);
             self.sb.set_s_free_blocks_count(free);
         } else {
-            group.free_inodes += 1;
             let free = self.sb.s_free_inodes_count().saturating_add(1);
             self.sb.set_s_free_inodes_count(free);
         }

@@ -78,7 +78,7 @@ impl Fsck<'_, '_> {
         let now = clusters - bitmap::count(&wanted, clusters);
         let end = self.geo.block_size * 8;
         bitmap::fill(&mut wanted, clusters, end - clusters, true);
-        let group = self.groups[index as usize].clone();
+        let group = self.groups.get(index);
         let uninit = self.geo.features.group_csum() && group.has(flag::BLOCK_UNINIT);
         let moved = self.moved.runs(index);
         if uninit && moved.is_empty() && self.only_own_metadata(index) {
@@ -101,7 +101,7 @@ impl Fsck<'_, '_> {
         if uninit {
             let only_moves = self.holds_own_metadata(index, &expected);
             write |= only_moves || self.report.fix(Problem::UninitInUse, At::group(index))?;
-            self.groups[index as usize].flags &= !flag::BLOCK_UNINIT;
+            self.change_group(index, |group| group.flags &= !flag::BLOCK_UNINIT);
         } else if *found != *expected {
             if let Some(first) = differ(0, clusters).next() {
                 let wrong = differ(0, clusters).count() as u64;
@@ -125,7 +125,7 @@ impl Fsck<'_, '_> {
                     .report
                     .fix(Problem::BlockBitmapChecksum, At::group(index))?
             {
-                self.groups[index as usize].block_bitmap_csum = sum;
+                self.change_group(index, |group| group.block_bitmap_csum = sum);
             }
         }
         if write {
@@ -159,7 +159,7 @@ impl Fsck<'_, '_> {
         let end = self.geo.block_size * 8;
         bitmap::fill(&mut wanted, per_group, end - per_group, true);
         let free = per_group - used;
-        let group = self.groups[index as usize].clone();
+        let group = self.groups.get(index);
         let sums = self.geo.features.group_csum();
         let uninit = sums && group.has(flag::INODE_UNINIT);
         if uninit && used == 0 {
@@ -173,7 +173,7 @@ impl Fsck<'_, '_> {
         let mut write = false;
         if uninit {
             write |= self.report.fix(Problem::UninitInUse, At::group(index))?;
-            self.groups[index as usize].flags &= !flag::INODE_UNINIT;
+            self.change_group(index, |group| group.flags &= !flag::INODE_UNINIT);
         } else if *before != *wanted {
             if let Some(first) = differ(0, per_group).next() {
                 let wrong = differ(0, per_group).count() as u64;
@@ -193,7 +193,7 @@ impl Fsck<'_, '_> {
                     .report
                     .fix(Problem::InodeBitmapChecksum, At::group(index))?
             {
-                self.groups[index as usize].inode_bitmap_csum = sum;
+                self.change_group(index, |group| group.inode_bitmap_csum = sum);
             }
         }
         if write {
@@ -205,7 +205,7 @@ impl Fsck<'_, '_> {
                 .found(group.itable_unused.into())
                 .expected((per_group - last).into());
             if self.report.fix(Problem::UnusedTooMany, at)? {
-                self.groups[index as usize].itable_unused = per_group - last;
+                self.change_group(index, |group| group.itable_unused = per_group - last);
             }
         }
         self.group_inodes(index, free, directories)?;
@@ -213,16 +213,20 @@ impl Fsck<'_, '_> {
     }
 
     fn group_clusters(&mut self, index: u32, free: Free) -> Result<()> {
-        let found = u64::from(self.groups[index as usize].free_blocks);
+        let found = u64::from(self.groups.get(index).free_blocks);
         let at = At::group(index).found(found).expected(free.before);
-        if found == free.before || self.report.fix(Problem::GroupFreeBlocks, at)? {
-            self.groups[index as usize].free_blocks = free.now as u32;
+        let right = found == free.before;
+        if right && free.now == free.before {
+            return Ok(());
+        }
+        if right || self.report.fix(Problem::GroupFreeBlocks, at)? {
+            self.change_group(index, |group| group.free_blocks = free.now as u32);
         }
         Ok(())
     }
 
     fn group_inodes(&mut self, index: u32, free: u32, directories: u32) -> Result<()> {
-        let group = &self.groups[index as usize];
+        let group = self.groups.get(index);
         let wanted = [
             (Problem::GroupFreeInodes, group.free_inodes, free),
             (Problem::GroupDirectories, group.used_dirs, directories),
@@ -235,11 +239,10 @@ impl Fsck<'_, '_> {
                 .found(found.into())
                 .expected(expected.into());
             if self.report.fix(problem, at)? {
-                let group = &mut self.groups[index as usize];
-                match problem {
+                self.change_group(index, |group| match problem {
                     Problem::GroupFreeInodes => group.free_inodes = expected,
                     _ => group.used_dirs = expected,
-                }
+                });
             }
         }
         Ok(())

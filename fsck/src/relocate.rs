@@ -5,7 +5,8 @@
 //! that only inode tables are copied.
 
 use crate::alloc::{Free, clusters_of};
-use crate::groups;
+use crate::blockset::BlockSet;
+use crate::groups::{Group, Groups};
 use crate::image::Stage;
 use crate::inodes::{Known, known};
 use crate::map::in_volume;
@@ -29,7 +30,7 @@ impl Fsck<'_, '_> {
             .collect();
         if let Some(first) = wrong {
             for block in copy.into_iter().chain(copies) {
-                let Ok(other) = groups::load_copy(&self.image, &self.geo, block) else {
+                let Ok(other) = Groups::load_copy(&self.image, &self.geo, block) else {
                     continue;
                 };
                 let mine = std::mem::replace(&mut self.groups, other);
@@ -48,43 +49,54 @@ impl Fsck<'_, '_> {
     }
 
     fn forget_hints(&mut self) {
-        for group in &mut self.groups {
+        for index in 0..self.geo.group_count {
+            self.forget_hints_of(index);
+        }
+    }
+
+    fn forget_hints_of(&mut self, index: u32) {
+        self.change_group(index, |group| {
             group.flags &= flag::INODE_ZEROED;
             group.itable_unused = 0;
-        }
+        });
     }
 
     /// A group whose metadata cannot lie where its descriptor says.
     fn impossible_group(&self) -> Option<u32> {
-        let bad = |(index, group): (usize, &groups::Group)| {
-            let index = index as u32;
+        let bad = |(index, group): (u32, Group)| {
             let good = self.may_lie(index, group.block_bitmap, 1)
                 && self.may_lie(index, group.inode_bitmap, 1)
                 && self.may_lie(index, group.inode_table, self.geo.itable_blocks.into());
             (!good).then_some(index)
         };
-        let outside = self.groups.iter().enumerate().find_map(bad);
+        let outside = self.groups.iter().find_map(bad);
         outside.or_else(|| self.group_on_a_table())
     }
 
     /// A group with an inode table on other metadata, or the other way round: no table can be given up.
     fn group_on_a_table(&self) -> Option<u32> {
         let table = u64::from(self.geo.itable_blocks);
-        let mut places = Vec::with_capacity(self.groups.len() * 3);
-        for (index, group) in (0_u32..).zip(&self.groups) {
-            places.push((group.block_bitmap, 1, index));
-            places.push((group.inode_bitmap, 1, index));
-            places.push((group.inode_table, table, index));
-        }
-        places.sort_unstable();
-        let on = |pair: &[(u64, u64, u32)]| match pair {
-            [one, other] => {
-                let is_table = one.1 == table || other.1 == table;
-                (is_table && one.0 + one.1 > other.0).then_some(other.2)
+        let mut tables = BlockSet::new(
+            self.geo.blocks_per_group,
+            self.geo.group_count,
+            self.image.spill(),
+        );
+        let from_first = |block: u64| block.saturating_sub(self.geo.first_data_block.into());
+        for (index, group) in self.groups.iter() {
+            let mut on_another = false;
+            tables.insert(from_first(group.inode_table), table, |_, _| {
+                on_another = true
+            });
+            if on_another {
+                return Some(index);
             }
-            _ => None,
+        }
+        let mut groups = self.groups.iter();
+        let on_one = |(_, group): &(u32, Group)| {
+            let bitmaps = [group.block_bitmap, group.inode_bitmap];
+            bitmaps.iter().any(|at| tables.overlaps(from_first(*at), 1))
         };
-        places.windows(2).find_map(on)
+        groups.find(on_one).map(|(index, _)| index)
     }
 
     /// Without flexible groups each group's metadata lies in the group itself.
@@ -103,30 +115,30 @@ impl Fsck<'_, '_> {
     fn check_each_descriptor(&mut self) -> Result<()> {
         let with_sums = self.geo.features.group_csum();
         for index in 0..self.geo.group_count {
-            let group = self.groups[index as usize].clone();
+            let group = self.groups.get(index);
             let uninit = flag::INODE_UNINIT | flag::BLOCK_UNINIT;
-            let (found, expected) = group.checksums(&self.geo, index);
+            let (found, expected) = self.groups.checksums(&self.geo, index);
             if found != expected {
                 let at = At::group(index)
                     .found(found.into())
                     .expected(expected.into());
                 if self.report.fix(Problem::DescriptorChecksum, at)? {
-                    let group = &mut self.groups[index as usize];
-                    group.flags &= flag::INODE_ZEROED;
-                    group.itable_unused = 0;
+                    self.forget_hints_of(index);
                 }
             } else if !with_sums && (group.has(uninit) || group.itable_unused != 0) {
                 if self
                     .report
                     .fix(Problem::UninitWithoutFeature, At::group(index))?
                 {
-                    self.groups[index as usize].flags &= !uninit;
-                    self.groups[index as usize].itable_unused = 0;
+                    self.change_group(index, |group| {
+                        group.flags &= !uninit;
+                        group.itable_unused = 0;
+                    });
                 }
             } else if with_sums && group.itable_unused > self.geo.inodes_per_group {
                 let at = At::group(index).found(group.itable_unused.into());
                 if self.report.fix(Problem::UnusedInodes, at)? {
-                    self.groups[index as usize].itable_unused = 0;
+                    self.change_group(index, |group| group.itable_unused = 0);
                 }
             }
             self.check_places(index)?;
@@ -135,10 +147,10 @@ impl Fsck<'_, '_> {
     }
 
     fn check_places(&mut self, index: u32) -> Result<()> {
-        let group = self.groups[index as usize].clone();
+        let group = self.groups.get(index);
         let table = u64::from(self.geo.itable_blocks);
         let damaged = index == 0 || {
-            let (found, expected) = group.checksums(&self.geo, index);
+            let (found, expected) = self.groups.checksums(&self.geo, index);
             found != expected
         };
         if damaged
@@ -149,11 +161,11 @@ impl Fsck<'_, '_> {
         {
             let at = At::group(index).block(group.inode_table);
             if self.report.fix(Problem::InodeTablePlace, at)? {
-                self.groups[index as usize].inode_table = found;
+                self.change_group(index, |group| group.inode_table = found);
                 self.copies = true;
             }
         }
-        let group = self.groups[index as usize].clone();
+        let group = self.groups.get(index);
         let places = [
             (Problem::BlockBitmapPlace, group.block_bitmap, 1),
             (Problem::InodeBitmapPlace, group.inode_bitmap, 1),
@@ -170,19 +182,18 @@ impl Fsck<'_, '_> {
             if what == 2
                 && let Some(found) = self.find_table(index)?
             {
-                self.groups[index as usize].inode_table = found;
+                self.change_group(index, |group| group.inode_table = found);
             }
         }
         Ok(())
     }
 
     fn unplace(&mut self, index: u32, what: usize) {
-        let group = &mut self.groups[index as usize];
-        match what {
+        self.change_group(index, |group| match what {
             0 => group.block_bitmap = 0,
             1 => group.inode_bitmap = 0,
             _ => group.inode_table = 0,
-        }
+        });
         self.copies = true;
     }
 
@@ -198,7 +209,7 @@ impl Fsck<'_, '_> {
         }
         // Blocks before the first data block have no cluster; with blocks of 1 KiB that is the boot block.
         for index in 0..self.geo.group_count {
-            let group = self.groups[index as usize].clone();
+            let group = self.groups.get(index);
             let table = u64::from(self.geo.itable_blocks);
             let places = [
                 (Problem::BlockBitmapConflict, group.block_bitmap, 1),
@@ -233,7 +244,7 @@ impl Fsck<'_, '_> {
     /// Moves a group's metadata off a block that the device cannot keep.
     pub fn relocate_off(&mut self, block: u64) -> Result<()> {
         for index in 0..self.geo.group_count {
-            let group = self.groups[index as usize].clone();
+            let group = self.groups.get(index);
             let at = At::group(index).block(block);
             if group.block_bitmap == block {
                 if self.report.fix(Problem::BlockBitmapPlace, at)? {
@@ -274,7 +285,7 @@ impl Fsck<'_, '_> {
         for index in 0..self.geo.group_count {
             let near = self.geo.first_block(GroupIndex::new(index)).get();
             for what in 0..2 {
-                let group = &self.groups[index as usize];
+                let group = self.groups.get(index);
                 let place = if what == 0 {
                     group.block_bitmap
                 } else {
@@ -288,15 +299,14 @@ impl Fsck<'_, '_> {
                         "no space for a bitmap of group {index}"
                     )));
                 };
-                let group = &mut self.groups[index as usize];
-                match what {
+                self.change_group(index, |group| match what {
                     0 => group.block_bitmap = block,
                     _ => group.inode_bitmap = block,
-                }
+                });
                 let (first, count) = clusters_of(&self.geo, block, 1);
                 self.zones.add(first, count);
             }
-            if self.groups[index as usize].inode_table == 0 {
+            if self.groups.get(index).inode_table == 0 {
                 self.place_table(index)?;
                 again = true;
             }
@@ -317,7 +327,7 @@ impl Fsck<'_, '_> {
             self.image
                 .write(at, vec![0; self.geo.block_size as usize], Stage::Fresh)?;
         }
-        self.groups[index as usize].inode_table = block;
+        self.change_group(index, |group| group.inode_table = block);
         Ok(())
     }
 }

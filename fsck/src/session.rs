@@ -5,7 +5,7 @@
 //! decide something again starts over with its repairs in memory, a bounded number of times.
 
 use crate::blockset::BlockSet;
-use crate::groups::{self, Group};
+use crate::groups::{Group, Groups};
 use crate::image::{Image, Stage};
 use crate::inode::Raw;
 use crate::inodes::Inodes;
@@ -124,7 +124,7 @@ pub struct Fsck<'o, 'l> {
     pub image: Image,
     pub geo: Geometry,
     pub sb: Superblock,
-    pub groups: Vec<Group>,
+    pub groups: Groups,
     pub options: &'o Options,
     pub report: &'o mut Reporter<'l>,
     /// Clusters in use.
@@ -235,7 +235,7 @@ fn check_opened(
     let spill = Spill::new(options.memory);
     report.watch(&spill);
     let image = Image::new(prepared.device, geo.block_size, Arc::clone(&spill));
-    let groups = groups::load(&image, &geo)?;
+    let groups = Groups::load(&image, &geo)?;
     let mut fsck = Fsck {
         used: BlockSet::new(geo.clusters_per_group, geo.group_count, &spill),
         twice: BlockSet::new(geo.clusters_per_group, geo.group_count, &spill),
@@ -342,7 +342,7 @@ impl Fsck<'_, '_> {
         } else if fixing {
             self.sb.set_s_state(self.sb.s_state() & !state::VALID_FS);
         }
-        groups::store(&self.image, &self.geo, &self.groups, self.copies)?;
+        self.groups.store(&self.image, &self.geo, self.copies)?;
         self.raise_revision();
         self.store_superblock()?;
         let changed = self.image.is_changed();
@@ -415,6 +415,11 @@ impl Fsck<'_, '_> {
         inode_place(&self.geo, &self.groups, ino)
     }
 
+    /// Changes a group's descriptor.
+    pub fn change_group(&mut self, index: u32, change: impl FnOnce(&mut Group)) {
+        self.groups.change(&self.geo, index, change);
+    }
+
     pub fn read_inode(&self, ino: u32) -> Result<Raw> {
         read_inode(&self.image, &self.geo, &self.groups, ino)
     }
@@ -465,15 +470,15 @@ impl Fsck<'_, '_> {
     }
 }
 
-pub fn inode_place(geo: &Geometry, groups: &[Group], ino: u32) -> Option<(u64, usize)> {
+pub fn inode_place(geo: &Geometry, groups: &Groups, ino: u32) -> Option<(u64, usize)> {
     let (group, index) = geo.inode_place(InodeNumber::new(ino)).ok()?;
-    let table = groups.get(group.get() as usize)?.inode_table;
+    let table = groups.inode_table(group.get())?;
     let block = table + u64::from(index / geo.inodes_per_block);
     let at = (index % geo.inodes_per_block) * geo.inode_size;
     crate::map::in_volume(geo, block, 1).then_some((block, at as usize))
 }
 
-pub fn read_inode(image: &Image, geo: &Geometry, groups: &[Group], ino: u32) -> Result<Raw> {
+pub fn read_inode(image: &Image, geo: &Geometry, groups: &Groups, ino: u32) -> Result<Raw> {
     let mut raw = Raw::zeroed(geo);
     if let Some((block, at)) = inode_place(geo, groups, ino) {
         let bytes = image.read(block)?;
@@ -486,7 +491,7 @@ pub fn read_inode(image: &Image, geo: &Geometry, groups: &[Group], ino: u32) -> 
 pub fn write_inode(
     image: &Image,
     geo: &Geometry,
-    groups: &[Group],
+    groups: &Groups,
     ino: u32,
     raw: &mut Raw,
 ) -> Result<()> {

@@ -16,12 +16,32 @@ use uext4::error::{Error, IoError};
 const FIXED: u64 = 3 << 20;
 /// Tables have so much in any case.
 const LEAST: u64 = 8 << 10;
+/// Bytes of the smallest place in the file.
+const PLACE_MIN: u64 = 512;
 
 /// A page in the file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Away {
     at: u64,
     len: u32,
+}
+
+/// Bits of a word for the length, which stands there with one added; above them the place in units of `PLACE_MIN`.
+const LENGTH_BITS: u32 = 28;
+
+impl Away {
+    /// Never 0. A place is below 32 TiB, and a page below 256 MiB.
+    pub fn to_word(&self) -> u64 {
+        ((self.at / PLACE_MIN) << LENGTH_BITS) | (u64::from(self.len) + 1)
+    }
+
+    pub fn from_word(word: u64) -> Option<Self> {
+        let len = (word & ((1 << LENGTH_BITS) - 1)).checked_sub(1)?;
+        Some(Self {
+            at: (word >> LENGTH_BITS) * PLACE_MIN,
+            len: len as u32,
+        })
+    }
 }
 
 #[derive(Default)]
@@ -160,6 +180,11 @@ impl Spill {
         }
     }
 
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Bytes that the file has had at most.
     #[cfg(test)]
     pub fn spilled(&self) -> u64 {
@@ -180,5 +205,5 @@ impl Store {
 
 /// Places come in few sizes, so that one that is free again fits another page.
 fn size_of_place(len: usize) -> u64 {
-    (len.max(512) as u64).next_power_of_two()
+    (len as u64).max(PLACE_MIN).next_power_of_two()
 }

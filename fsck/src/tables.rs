@@ -23,7 +23,7 @@ struct Score {
 impl Fsck<'_, '_> {
     /// Whether there is something else than this group's inodes where its table should be.
     pub fn table_is_elsewhere(&self, group: u32) -> Result<bool> {
-        let table = self.groups[group as usize].inode_table;
+        let table = self.groups.get(group).inode_table;
         if !self.geo.features.metadata_csum() || !in_volume(&self.geo, table, 1) {
             return Ok(false);
         }
@@ -77,9 +77,9 @@ impl Fsck<'_, '_> {
         let length = u64::from(self.geo.itable_blocks);
         let end = block + length;
         in_volume(&self.geo, block, length)
-            && self.groups.iter().enumerate().all(|(index, other)| {
+            && self.groups.iter().all(|(index, other)| {
                 let table = other.inode_table;
-                let apart = index == group as usize || end <= table || table + length <= block;
+                let apart = index == group || end <= table || table + length <= block;
                 let bitmaps = [other.block_bitmap, other.inode_bitmap];
                 apart && bitmaps.iter().all(|at| *at < block || *at >= end)
             })

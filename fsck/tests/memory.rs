@@ -153,6 +153,60 @@ fn little_memory_changes_nothing_of_what_is_found() {
     assert!(damaged > 10, "{damaged} of 28 runs found something");
 }
 
+/// Descriptors and what is kept of each of 122 880 groups are as much within the bound as the rest.
+#[test]
+fn a_volume_of_many_groups_keeps_to_its_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let make = |name: &str, size: &str| {
+        let image = dir.path().join(name);
+        let status = Command::new("mke2fs")
+            .args([
+                "-q",
+                "-F",
+                "-t",
+                "ext4",
+                "-E",
+                "lazy_itable_init=1,nodiscard",
+            ])
+            .args(["-J", "size=4"])
+            .arg(&image)
+            .arg(size)
+            .status();
+        assert!(status.unwrap().success());
+        image
+    };
+    let (small, large) = (make("small", "64M"), make("large", "15T"));
+    let peak = |args: &[&str], image: &Path| {
+        let output = fsck(&[&["-fn", "-t"], args].concat(), image, dir.path());
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+        let mut lines = said.lines();
+        let line = lines.find_map(|line| line.strip_suffix(" KiB of memory at most"));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    // 3 MiB of it are meant for the program and its buffers; a test build takes more, and threads do.
+    let program = peak(&[], &small);
+    let bounded = peak(&["--memory", "5m"], &large);
+    let whole = peak(&[], &large);
+    assert!(
+        bounded <= program + 2048 + 512 && whole > program + 4096,
+        "{program}, {bounded} and {whole} KiB"
+    );
+    run(
+        "debugfs",
+        &["-w", "-R", "set_bg 77777 free_blocks_count 9"],
+        &large,
+    );
+    run(
+        "debugfs",
+        &["-w", "-R", "set_bg 77777 checksum calc"],
+        &large,
+    );
+    let repaired = fsck(&["-fy", "--memory", "5m"], &large, dir.path());
+    assert_eq!(repaired.status.code(), Some(1), "{}", text(&repaired));
+    assert_eq!(run("e2fsck", &["-fn"], &large).status.code(), Some(0));
+}
+
 /// Rust's runtime says what it could not have; the exit code is that of fsck(8).
 #[test]
 fn without_memory_the_exit_code_is_8() {

@@ -6,7 +6,7 @@
 
 use super::One;
 use crate::blockset::BlockSet;
-use crate::groups::Group;
+use crate::groups::Groups;
 use crate::image::Image;
 use crate::inode::Raw;
 use crate::inodes::{Known, known};
@@ -25,7 +25,7 @@ pub struct Around<'a> {
     pub image: &'a Image,
     pub geo: &'a Geometry,
     pub sb: &'a Superblock,
-    pub groups: &'a [Group],
+    pub groups: &'a Groups,
     pub zones: &'a BlockSet,
     pub orphans: &'a BTreeSet<u32>,
     /// The numbers of journal, orphan file and quota files.

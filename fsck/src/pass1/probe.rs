@@ -103,10 +103,8 @@ fn scan(
     buffer: &mut Buffer,
 ) -> Result<()> {
     let geo = around.geo;
-    let Some(desc) = around.groups.get(group as usize) else {
-        return Ok(());
-    };
-    let count = used_inodes(around, group, desc, whole);
+    let desc = around.groups.get(group);
+    let count = used_inodes(around, group, &desc, whole);
     let blocks = count.div_ceil(geo.inodes_per_block);
     let mut ino = group * geo.inodes_per_group + 1;
     let end = ino + count;

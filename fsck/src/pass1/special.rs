@@ -273,14 +273,14 @@ impl Fsck<'_, '_> {
 
     /// A block that the bitmaps on disk call free, and that is no metadata.
     fn free_by_bitmap(&self) -> Result<Option<u64>> {
-        for (index, group) in self.groups.iter().enumerate() {
+        for (index, group) in self.groups.iter() {
             if !in_volume(&self.geo, group.block_bitmap, 1) {
                 continue;
             }
             let bits = self.image.read(group.block_bitmap)?;
             let per = u64::from(self.geo.clusters_per_group);
             for bit in 0..self.geo.clusters_per_group {
-                let cluster = index as u64 * per + u64::from(bit);
+                let cluster = u64::from(index) * per + u64::from(bit);
                 if !uext4::format::bitmap::get(&bits, bit) && !self.zones.contains(cluster) {
                     let block = (cluster << self.geo.cluster_ratio_bits)
                         + u64::from(self.geo.first_data_block);

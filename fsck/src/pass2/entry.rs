@@ -129,7 +129,7 @@ impl Fsck<'_, '_> {
         if !self.geo.features.group_csum() || self.whole_tables.contains(&group) {
             return Ok(());
         }
-        let desc = &self.groups[group as usize];
+        let desc = self.groups.get(group);
         let uninit = desc.has(flag::INODE_UNINIT);
         if !uninit && index < self.geo.inodes_per_group.saturating_sub(desc.itable_unused) {
             return Ok(());
@@ -148,8 +148,7 @@ impl Fsck<'_, '_> {
             .fix(problem, At::dir(dir.ino).target(ino).name(name))?
         {
             self.whole_tables.insert(group);
-            let desc = &mut self.groups[group as usize];
-            desc.flags &= !flag::INODE_UNINIT;
+            self.change_group(group, |desc| desc.flags &= !flag::INODE_UNINIT);
             return Err(Stop::Restart);
         }
         Ok(())

@@ -7,7 +7,7 @@
 
 use super::index::{Index, Place, Reader};
 use crate::dirblock::{self, HEADER};
-use crate::groups::Group;
+use crate::groups::Groups;
 use crate::inode::Raw;
 use crate::inodes::{Inodes, Targets, known};
 use crate::map::Map;
@@ -113,7 +113,7 @@ enum Round {
 
 struct Scan<'a> {
     reader: Reader<'a>,
-    groups: &'a [Group],
+    groups: &'a Groups,
     inodes: &'a Inodes,
     found: Found,
     all: Targets,
