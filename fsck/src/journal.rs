@@ -153,10 +153,8 @@ fn find_log(
     backup.put32(0x6c, le32(&words, BACKUP_AT + 60));
     backup.put32(4, le32(&words, BACKUP_AT + 64));
     let tree = uext4::format::extent::Header::parse(backup.i_block(), None).is_ok();
-    backup.clear_flag(flag::EXTENTS);
-    if tree {
-        backup.set_flags(backup.flags() | flag::EXTENTS);
-    }
+    // No other flag belongs to a journal, and some would take its map away.
+    backup.set_flags(if tree { flag::EXTENTS } else { 0 });
     if raw.is_reg()
         && let Some(found) =
             log_of(&image, &opened.geo, &raw)?.and_then(|log| with_superblock(log).ok())

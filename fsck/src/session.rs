@@ -271,7 +271,10 @@ fn check_opened(
         // The inode may have been where the descriptor did not lead.
         let now = fsck.read_inode(ino)?;
         let whole = now.is_reg() && now.links() != 0 && now.checksum_is_right(&fsck.geo, ino);
-        if now.i_block() != journal.i_block() || now.size() != journal.size() || !whole {
+        let same = now.i_block() == journal.i_block()
+            && now.size() == journal.size()
+            && now.flags() == journal.flags();
+        if !same || !whole {
             fsck.write_inode(ino, &mut journal)?;
         }
     }

@@ -102,6 +102,18 @@ fn case(features: &'static str, command: &str, problem: &'static str) -> Case {
     }
 }
 
+/// The map in the superblock is right: the inode gets it back without what its own flags made of it.
+#[test]
+fn flags_of_the_journal() {
+    for features in ["", ",inline_data"] {
+        judge(&case(
+            features,
+            "sif <8> flags 0x5541235c",
+            "JournalInodeRestored",
+        ));
+    }
+}
+
 #[test]
 fn with_clusters() {
     judge(&case(

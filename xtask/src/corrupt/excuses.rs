@@ -53,6 +53,12 @@ const EXCUSES: &[Excuse] = &[
         said: "descriptor checksums are invalid",
         ..excuse("DescriptorChecksum", &["bg_checksum"])
     },
+    // And about this one, which nobody reads without checksums.
+    Excuse {
+        base: "no checksums",
+        said: "marked uninitialized without feature set",
+        ..excuse("UninitWithoutFeature", &["bg_itable_unused"])
+    },
     // The size of a regular file with inline data is not compared with what is there, nor is the `i_blocks` of a
     // symbolic link with it.
     Excuse {
