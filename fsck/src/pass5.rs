@@ -5,6 +5,7 @@
 //! while nothing in it is in use.
 
 use crate::Result;
+use crate::alloc::clusters_of;
 use crate::image::Stage;
 use crate::problem::{At, Problem};
 use crate::session::Fsck;
@@ -139,14 +140,42 @@ impl Fsck<'_, '_> {
     /// Whether a bitmap of the group has nothing in use but the group's own metadata.
     fn holds_own_metadata(&self, index: u32, bits: &[u8]) -> bool {
         let clusters = self.clusters_in(index);
-        let zones = self.zones.count(index, clusters);
-        zones == bitmap::count(bits, clusters)
+        self.own_clusters(index) == bitmap::count(bits, clusters)
     }
 
     /// Whether nothing but the group's own metadata lies in it.
     fn only_own_metadata(&self, index: u32) -> bool {
-        let zones = self.zones.count(index, self.geo.clusters_per_group);
-        zones == self.used.count(index, self.geo.clusters_per_group)
+        self.own_clusters(index) == self.used.count(index, self.geo.clusters_per_group)
+    }
+
+    /// Clusters in the group with its own metadata: what stands for its bitmap while it was never used. Another group's
+    /// metadata, which flexible groups may have anywhere, is not among them.
+    fn own_clusters(&self, index: u32) -> u32 {
+        let group = self.groups.get(index);
+        let base = self.geo.base_meta_blocks(GroupIndex::new(index));
+        let start = self.geo.first_block(GroupIndex::new(index)).get();
+        let places = [
+            (start, u64::from(base)),
+            (group.block_bitmap, 1),
+            (group.inode_bitmap, 1),
+            (group.inode_table, self.geo.itable_blocks.into()),
+        ];
+        let first = u64::from(index) * u64::from(self.geo.clusters_per_group);
+        let end = first + u64::from(self.geo.clusters_per_group);
+        let mut runs = places.map(|(block, count)| match (block, count) {
+            (0, _) | (_, 0) => (end, end),
+            (block, count) => {
+                let (at, count) = clusters_of(&self.geo, block, count);
+                (at.clamp(first, end), (at + count).clamp(first, end))
+            }
+        });
+        runs.sort_unstable();
+        let (mut sum, mut counted) = (0, first);
+        for (from, to) in runs {
+            sum += to.saturating_sub(from.max(counted));
+            counted = counted.max(to);
+        }
+        sum as u32
     }
 
     /// Free inodes of the group.

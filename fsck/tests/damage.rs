@@ -102,6 +102,16 @@ fn case(features: &'static str, command: &str, problem: &'static str) -> Case {
     }
 }
 
+/// A group that counts as never used with the bitmap of another one: the kernel would take only the group's own for granted.
+#[test]
+fn a_bitmap_in_a_group_that_was_never_used() {
+    judge(&case(
+        "",
+        "set_bg 0 block_bitmap 8386\nset_bg 0 checksum calc",
+        "UninitInUse",
+    ));
+}
+
 /// The map in the superblock is right: the inode gets it back without what its own flags made of it.
 #[test]
 fn flags_of_the_journal() {
