@@ -6,7 +6,8 @@
 //! 2. A request waits for memory in `request` and `admit` only, before its first lock and with no token.
 //! 3. A frame or charge taken later never waits: its token pays, else what is free, else what a shrinker frees, else
 //!    the thread's reserve; an overdraft is a wrong bound (with `UEXT4_STRICT` set it ends a debug build).
-//! 4. Waiters are served first come first served and woken, never polled; whoever makes room holds nothing.
+//! 4. Waiters are served first come first served and woken, never polled; whoever makes room holds nothing, or goes on in the
+//!    middle of an operation and comes before them.
 //! 5. Reserves are lent to nobody and are refilled before any waiter is served.
 //! 6. When nothing can be freed and no running request will give any back, the newest request is refused; work that
 //!    must not fail is served beyond the cap (counted).
@@ -654,6 +655,39 @@ mod tests {
         assert_eq!(token.left(), 6);
         journal.frames.lock().clear();
         drop((token, kept));
+        assert_eq!(memory.leaks(), []);
+    }
+
+    /// Invariant 4: what a step makes free is its own, though others came before it.
+    #[test]
+    fn a_step_goes_before_those_who_wait() {
+        const BOUND: u32 = 20;
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        let mut token = memory.request(Need::frames(BOUND)).unwrap();
+        let mut credits = token.take(BOUND);
+        let kept: Vec<Frame> = (0..BOUND).map(|_| credits.frame(Class::Meta)).collect();
+        let journal = Arc::new(Journal {
+            frames: Mutex::new(Rank::Shard, fill(&memory, 0)),
+            home: AtomicBool::new(false),
+        });
+        memory.register(journal.clone());
+        let relief: Arc<dyn Relief> = journal.clone();
+        memory.set_relief(Arc::downgrade(&relief));
+        memory.set_served(true);
+        // Enough of them to take all that is freed at a time, in pieces.
+        let waiters: Vec<_> = (0..40).map(|_| spawn_request(&memory, 1)).collect();
+        token.renew();
+        assert_eq!(token.left(), BOUND);
+        assert_eq!(memory.snapshot().activity.overdrafts, 0);
+        // What was freed beyond is theirs.
+        assert!(memory.ledger.queue.lock().waiting.len() < 40);
+        drop((token, kept));
+        journal.frames.lock().clear();
+        for waiter in waiters {
+            drop(waiter.join().unwrap().unwrap());
+        }
+        memory.set_served(false);
+        assert!(!memory.ledger.is_hungry());
         assert_eq!(memory.leaks(), []);
     }
 

@@ -7,7 +7,7 @@
 use super::reserves::Reserve;
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What one token still has.
 #[derive(Default)]
@@ -16,6 +16,8 @@ pub(super) struct Account {
     /// Frames for blocks that are read.
     pub(super) fills: AtomicU32,
     pub(super) bytes: AtomicU64,
+    /// The token is gone.
+    closed: AtomicBool,
 }
 
 impl Account {
@@ -44,6 +46,28 @@ impl Account {
 
     pub(super) fn add_frames(&self, count: u32) {
         self.frames.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Frames that were taken out of it and not used; returns those that it cannot keep, since its token is gone.
+    pub(super) fn return_frames(&self, count: u32) -> u32 {
+        if self.closed.load(Ordering::SeqCst) {
+            return count;
+        }
+        self.frames.fetch_add(count, Ordering::SeqCst);
+        // One of the two sees the other.
+        if self.closed.load(Ordering::SeqCst) {
+            self.frames.swap(0, Ordering::SeqCst)
+        } else {
+            0
+        }
+    }
+
+    /// Takes out all frames, those for blocks that are read too, and all bytes, for good.
+    pub(super) fn close(&self) -> (u32, u64) {
+        self.closed.store(true, Ordering::SeqCst);
+        let frames = self.frames.swap(0, Ordering::SeqCst);
+        let fills = self.fills.swap(0, Ordering::Relaxed);
+        (frames + fills, self.bytes.swap(0, Ordering::Relaxed))
     }
 }
 

@@ -1,13 +1,14 @@
 //! Admission: an operation's bound is set aside before its first lock, and pays for what it takes later.
 //!
 //! Source: the design's section on memory (admission, credits are memory).
-//! Invariants: nothing here waits once a token exists; what a token or its credits did not use is returned when
-//! they are dropped; taking beyond the bound is granted and counted, so that a test can see it.
+//! Invariants: nothing here waits once a token exists; what a token did not use is returned when it is dropped, what its
+//! credits did not use goes back to the token: else whoever waits would have it before the next step, and a flusher's own memory
+//! would be gone after its first handle. Taking beyond the bound is granted and counted, so that a test can see it.
 
 use super::account::{self, Account};
 use super::{Class, Frame, Memory};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 /// The bound of one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,14 +116,9 @@ impl Token {
         }
         Credits {
             memory: Arc::clone(&self.memory),
+            home: Arc::downgrade(&self.account),
             left: frames,
         }
-    }
-
-    /// Takes back what a handle did not use, for the next step of the same operation.
-    pub fn give_back(&mut self, mut credits: Credits) {
-        self.account.add_frames(credits.left);
-        credits.left = 0;
     }
 
     /// Takes one frame for the operation itself (contents unspecified).
@@ -134,9 +130,7 @@ impl Token {
 impl Drop for Token {
     fn drop(&mut self) {
         account::leave(&self.account);
-        let frames = self.account.frames.swap(0, Ordering::Relaxed)
-            + self.account.fills.swap(0, Ordering::Relaxed);
-        let bytes = self.account.bytes.swap(0, Ordering::Relaxed);
+        let (frames, bytes) = self.account.close();
         let cost = self.memory.frames_cost(frames) + bytes;
         self.memory.gauges.unreserve(cost);
         if !self.private {
@@ -150,6 +144,8 @@ impl Drop for Token {
 /// Frames that a journal handle may use: one for each block it will dirty.
 pub struct Credits {
     memory: Arc<Memory>,
+    /// Of the token that they were taken out of.
+    home: Weak<Account>,
     left: u32,
 }
 
@@ -179,6 +175,7 @@ impl Credits {
         self.left -= frames;
         Credits {
             memory: Arc::clone(&self.memory),
+            home: Weak::clone(&self.home),
             left: frames,
         }
     }
@@ -191,7 +188,9 @@ impl Credits {
 
 impl Drop for Credits {
     fn drop(&mut self) {
-        let cost = self.memory.frames_cost(self.left);
+        let home = self.home.upgrade();
+        let rest = home.map_or(self.left, |account| account.return_frames(self.left));
+        let cost = self.memory.frames_cost(rest);
         self.memory.gauges.unreserve(cost);
         self.memory.ledger.release(cost);
     }
@@ -211,13 +210,28 @@ mod tests {
         let frame = credits.frame(Class::Meta);
         assert_eq!((token.left(), credits.left()), (2, 3));
         assert_eq!(memory.snapshot().reserved, (5 + 8) * (4096 + 256) + 100);
-        token.give_back(credits);
+        drop(credits);
         assert_eq!(token.left(), 5);
+        assert_eq!(memory.snapshot().reserved, (5 + 8) * (4096 + 256) + 100);
         drop(token);
         let snapshot = memory.snapshot();
         assert_eq!((snapshot.reserved, snapshot.used), (0, 4096 + 256));
         drop(frame);
         assert_eq!(memory.snapshot().overdrawn_frames, 0);
+    }
+
+    #[test]
+    fn credits_that_outlive_their_token_are_given_back() {
+        let memory = Memory::new(1 << 20, 4096, 1 << 17);
+        let mut token = memory.admit(Need::frames(4));
+        let mut credits = token.take(4);
+        let half = credits.split(2);
+        drop(half);
+        assert_eq!(token.left(), 2);
+        drop(token);
+        assert_eq!(memory.snapshot().reserved, 2 * (4096 + 256));
+        drop(credits);
+        assert_eq!(memory.leaks(), []);
     }
 
     #[test]

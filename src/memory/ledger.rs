@@ -2,7 +2,8 @@
 //!
 //! Source: the design's section on memory (admission, floor, why it cannot deadlock).
 //! Invariants: `promised` is what is used plus what tokens and reserves hold; it passes the cap only by counted
-//! overdrafts. Waiters are served first come first served, urgent ones before the others, reserves before all.
+//! overdrafts. Waiters are served first come first served, urgent ones before the others, reserves before all; and before all
+//! but these whoever has to go on in the middle of an operation, and holds what others may wait for.
 
 use super::reserves::{Pool, Reserve};
 use crate::sync::{Condvar, Mutex, Rank};
@@ -15,6 +16,8 @@ pub(super) struct Ledger {
     promised: AtomicU64,
     /// Somebody wants what is given back next.
     hungry: AtomicBool,
+    /// How many make room in the middle of an operation.
+    steps: AtomicU64,
     /// Counts what was given back.
     releases: AtomicU64,
     pub(super) queue: Mutex<Queue>,
@@ -61,6 +64,7 @@ impl Ledger {
             cap,
             promised: AtomicU64::new(0),
             hungry: AtomicBool::new(false),
+            steps: AtomicU64::new(0),
             releases: AtomicU64::new(0),
             queue: Mutex::new(Rank::Memory, Queue::default()),
             moved: Condvar::new(),
@@ -134,7 +138,7 @@ impl Ledger {
             }
         });
         while let Some(front) = queue.waiting.front() {
-            let may = refilled || front.kind == Kind::Urgent;
+            let may = (refilled && !self.is_stepped()) || front.kind == Kind::Urgent;
             if !may || self.promise(front.bytes).is_none() {
                 break;
             }
@@ -142,10 +146,21 @@ impl Ledger {
                 waiter.settle(true);
             }
         }
-        if refilled && queue.waiting.is_empty() && queue.curious == 0 {
+        if refilled && queue.waiting.is_empty() && queue.curious == 0 && !self.is_stepped() {
             self.hungry.store(false, Ordering::SeqCst);
         }
         self.moved.notify_all();
+    }
+
+    fn is_stepped(&self) -> bool {
+        self.steps.load(Ordering::SeqCst) > 0
+    }
+
+    /// Until the result is dropped, what is given back is not handed to those who wait: the caller takes of it first.
+    pub(super) fn step_first(&self) -> Step<'_> {
+        self.steps.fetch_add(1, Ordering::SeqCst);
+        self.hungry.store(true, Ordering::SeqCst);
+        Step(self)
     }
 
     /// Draws `bytes` from a reserve; what is missing is refilled first from then on.
@@ -219,6 +234,16 @@ impl Ledger {
             }
             None => GaveUp::Nothing,
         }
+    }
+}
+
+/// Somebody goes before those who wait.
+pub(super) struct Step<'l>(&'l Ledger);
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        self.0.steps.fetch_sub(1, Ordering::SeqCst);
+        self.0.serve(&mut self.0.queue.lock());
     }
 }
 

@@ -341,21 +341,26 @@ impl Memory {
     }
 
     /// Promises `bytes` for the next step of an operation that holds inode locks: frees what it can, commits and writes home
-    /// what is pinned, takes them from the thread's reserve if it has one, but waits for no other request.
+    /// what is pinned, takes them from the thread's reserve if it has one, but waits for no other request. What comes free
+    /// meanwhile is its own before anybody's who waits.
     pub(super) fn promise_for_step(&self, bytes: u64) {
-        let granted = self.granted(Point::Admission);
+        if self.granted(Point::Admission)
+            && let Some(promised) = self.ledger.promise(bytes)
+        {
+            return self.press(promised);
+        }
+        // Those who wait would take each block that is freed here, and get no further for it.
+        let _first = self.ledger.step_first();
         for effort in 0..3 {
-            if (granted || effort > 0)
-                && let Some(promised) = self.ledger.promise(bytes)
-            {
-                return self.press(promised);
-            }
             if effort == 1
                 && let Some(relief) = self.relief()
             {
                 self.unpin(relief.as_ref());
             }
             self.shrink(bytes);
+            if let Some(promised) = self.ledger.promise(bytes) {
+                return self.press(promised);
+            }
         }
         if let Some(reserve) = account::reserve(self.id())
             && self.draw(reserve, bytes)
