@@ -2,8 +2,10 @@
 //!
 //! Source: the design's sections on memory and delayed allocation (throttling); its FUSE facts (workers do not sleep).
 //! Invariants: beyond the soft limit the answer to a write waits, not the thread that serves it: in the order of their coming,
-//! each until as much has been written as it brought; small ones never wait here. Beyond the hard limit whoever would add waits
-//! before it does, with no lock and no handle; a slice of that ends by itself, and flushers never come here.
+//! each until as much has been written as it brought; small ones never wait here. The answers that wait are not charged, but they
+//! are at most `HELD` (some 40 KiB, a part of the fixed overhead), whatever the kernel has under way: one more, and the first is
+//! given. Beyond the hard limit whoever would add waits before it does, with no lock and no handle; a slice of that ends by
+//! itself, and flushers never come here.
 
 use super::{Class, Memory, Waits};
 use crate::sync::{Condvar, Mutex, Rank};
@@ -14,11 +16,14 @@ use std::time::Duration;
 const SLICE: Duration = Duration::from_millis(20);
 /// The answer to a write of so many bytes does not wait.
 const SMALL: u64 = 16 << 10;
+/// Answers that wait at once: what the kernel has under way in the background (`max_background`, 128), and as many threads that
+/// write synchronously.
+const HELD: usize = 256;
 
 /// Tells a writer that it may go on. Waits for nothing.
 type Answer = Box<dyn FnOnce() + Send>;
 
-/// An answer that waits. There are at most as many as the kernel has requests under way.
+/// An answer that waits.
 struct Held {
     bytes: u64,
     since: Duration,
@@ -108,8 +113,10 @@ impl Memory {
             return answer();
         }
         let since = self.now();
-        {
+        let first = {
             let mut answers = self.dirty_gate.answers.lock();
+            let is_full = answers.waiting.len() >= HELD;
+            let first = is_full.then(|| self.take_answer(&mut answers, since));
             if answers.waiting.is_empty() {
                 (answers.counted, answers.credit) = (self.gauges.cleaned(), 0);
             }
@@ -118,6 +125,10 @@ impl Memory {
                 since,
                 answer: Box::new(answer),
             });
+            first.flatten()
+        };
+        if let Some(answer) = first {
+            answer();
         }
         // All may have been written meanwhile.
         if self.dirty() <= self.dirty_soft_limit() {
@@ -224,6 +235,20 @@ mod tests {
         scene.memory.less_is_dirty();
         assert_eq!(scene.answered(), [0, 3, 1, 2]);
         assert_eq!(scene.memory.snapshot().held_answers.count, 2);
+    }
+
+    #[test]
+    fn no_more_answers_wait_than_there_is_room_for() {
+        let scene = Scene::new();
+        let frames = scene.delayed();
+        let (room, more) = (HELD as u32, 44);
+        (0..room).for_each(|number| scene.write(number, LARGE));
+        assert!(scene.answered().is_empty());
+        (room..room + more).for_each(|number| scene.write(number, LARGE));
+        assert!(scene.answered().into_iter().eq(0..more));
+        drop(frames);
+        scene.memory.less_is_dirty();
+        assert!(scene.answered().into_iter().eq(0..room + more));
     }
 
     #[test]
