@@ -4,9 +4,10 @@
 
 use std::io::IoSlice;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
+use uext4::clock::Clock;
 use uext4::device::Device;
 use uext4::device::record::{Event, Record};
 use uext4::device::sim::{Disk, Image, Ticks};
@@ -269,9 +270,13 @@ fn syncing_threads(device: &Watched) -> Arc<Mutex<Vec<std::thread::ThreadId>>> {
 }
 
 fn fsync_told(fs: &Fs, ino: InodeNumber) -> mpsc::Receiver<Result<()>> {
+    fsync_by(0, fs, ino)
+}
+
+fn fsync_by(asker: u32, fs: &Fs, ino: InodeNumber) -> mpsc::Receiver<Result<()>> {
     let (sender, receiver) = mpsc::channel();
     fs.fsync(
-        0,
+        asker,
         ino,
         false,
         Box::new(move |result| sender.send(result).expect("somebody listens")),
@@ -348,4 +353,147 @@ fn who_comes_during_a_commit_is_told_by_the_next_one() {
         assert!(broken || device.syncs() - start <= 8, "they share a commit");
         assert_eq!(fs.unmount().is_err(), broken);
     }
+}
+
+/// Moved by the test alone.
+#[derive(Default)]
+struct Still(AtomicU64);
+
+impl Still {
+    fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Still {
+    fn wall(&self) -> (i64, u32) {
+        (1_750_000_000, 0)
+    }
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Two processes that sync side by side: the last commit served both, and took some time.
+struct Side {
+    clock: Arc<Still>,
+    fs: Arc<Fs>,
+    files: [InodeNumber; 2],
+}
+
+impl Side {
+    fn new() -> Self {
+        let device = Watched::new(&["-b", "1024"]);
+        let clock = Arc::new(Still::default());
+        let options = Options {
+            memory: 32 << 20,
+            ..Options::default()
+        };
+        let fs = Fs::mount_at(
+            Arc::clone(&device) as Arc<_>,
+            options,
+            Arc::clone(&clock) as Arc<_>,
+        );
+        let fs = fs.expect("it mounts");
+        let files = [create(&fs, b"a"), create(&fs, b"b")];
+        let other = create(&fs, b"c");
+        fs.sync_all().expect("sync");
+        let side = Self { clock, fs, files };
+        // A third one's commit stands still: who asks meanwhile is served by the next one.
+        let (inside, is_inside) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let start = device.syncs();
+        device.watch(move |moment| {
+            if moment == Moment::Sync(start + 1) {
+                inside.send(()).expect("somebody listens");
+                released.recv_timeout(LONG).expect("a release");
+            }
+        });
+        side.write(other);
+        let told = std::thread::scope(|scope| {
+            let third = scope.spawn(|| fsync_by(9, &side.fs, other).recv_timeout(LONG));
+            is_inside.recv_timeout(LONG).expect("it commits");
+            let told = [0, 1].map(|who| side.sync(who));
+            release.send(()).expect("it stands still");
+            third
+                .join()
+                .expect("the third")
+                .expect("it is told")
+                .expect("durable");
+            told
+        });
+        let clock = Arc::clone(&side.clock);
+        device.watch(move |moment| {
+            if matches!(moment, Moment::Sync(_)) {
+                clock.advance(Duration::from_millis(100));
+            }
+        });
+        side.fs.commit_step().expect("a step");
+        for told in told {
+            told.try_recv()
+                .expect("one commit for both")
+                .expect("durable");
+        }
+        device.watch(|_| {});
+        side
+    }
+
+    fn write(&self, ino: InodeNumber) {
+        let written = self.fs.write(ino, 0, &[7; 3000], WriteMode::default());
+        written.expect("a write");
+    }
+
+    /// One of the two changes its file and asks.
+    fn sync(&self, who: usize) -> mpsc::Receiver<Result<()>> {
+        self.write(self.files[who]);
+        fsync_by(1 + who as u32, &self.fs, self.files[who])
+    }
+
+    /// How many commits there were, and how many of them were put off.
+    fn commits(&self) -> (u64, u64) {
+        let stats = self.fs.stats().journal;
+        (stats.commits, stats.gatherings)
+    }
+
+    /// One syncs, and what `meanwhile` does comes when its commit has been put off.
+    fn sync_and(&self, who: usize, meanwhile: impl FnOnce()) {
+        let (_, before) = self.commits();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| self.sync(who).recv_timeout(LONG));
+            while self.commits().1 == before {
+                assert!(!first.is_finished(), "nobody was waited for");
+                std::thread::yield_now();
+            }
+            meanwhile();
+            let told = first.join().expect("no panic");
+            told.expect("it is told").expect("durable");
+        });
+    }
+}
+
+#[test]
+fn who_was_served_together_shares_the_next_commit_whoever_comes_first() {
+    let side = Side::new();
+    for first in [0, 1, 0, 0, 1] {
+        let (commits, put_off) = side.commits();
+        side.sync_and(first, || {
+            let told = side.sync(1 - first).recv_timeout(LONG);
+            told.expect("it is told").expect("durable");
+        });
+        assert_eq!(side.commits(), (commits + 1, put_off + 1));
+    }
+    side.fs.unmount().expect("unmount");
+}
+
+#[test]
+fn who_does_not_come_is_not_waited_for_again() {
+    let side = Side::new();
+    let (commits, put_off) = side.commits();
+    // The longest that a commit is put off is less.
+    side.sync_and(0, || side.clock.advance(Duration::from_millis(11)));
+    assert_eq!(side.commits(), (commits + 1, put_off + 1));
+    let told = side.sync(1).recv_timeout(LONG);
+    told.expect("it is told").expect("durable");
+    assert_eq!(side.commits(), (commits + 2, put_off + 1));
+    side.fs.unmount().expect("unmount");
 }

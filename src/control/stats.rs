@@ -110,6 +110,7 @@ fn eviction(out: &mut String, eviction: &Value) {
 fn journal(out: &mut String, journal: &Value) {
     for (what, name) in [
         ("commits", "commits"),
+        ("  put off for others", "gatherings"),
         ("  blocks", "blocks_logged"),
         ("checkpoints", "checkpoints"),
         ("  blocks", "blocks_home"),

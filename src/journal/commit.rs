@@ -72,11 +72,13 @@ impl Journal {
         if !patience.is_zero() {
             let until = self.clock.monotonic() + patience;
             state.batch.gathering = true;
+            self.stats.gatherings.fetch_add(1, Ordering::Relaxed);
             while !state.batch.is_complete() && state.aborted.is_none() {
                 let left = until.saturating_sub(self.clock.monotonic());
-                if left.is_zero() || self.came.wait_for(&mut state, left) {
+                if left.is_zero() {
                     break;
                 }
+                self.came.wait_for(&mut state, left);
             }
             state.batch.gathering = false;
             state.batch.waited();

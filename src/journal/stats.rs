@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Default)]
 pub(super) struct Stats {
     pub(super) commits: AtomicU64,
+    pub(super) gatherings: AtomicU64,
     pub(super) blocks_logged: AtomicU64,
     pub(super) checkpoints: AtomicU64,
     pub(super) blocks_home: AtomicU64,
@@ -35,6 +36,7 @@ impl Stats {
         let [closing, full, pinned] = [0, 1, 2].map(|cause: usize| self.held_up[cause].snapshot());
         Snapshot {
             commits: read(&self.commits),
+            gatherings: read(&self.gatherings),
             blocks_logged: read(&self.blocks_logged),
             checkpoints: read(&self.checkpoints),
             blocks_home: read(&self.blocks_home),
@@ -51,6 +53,8 @@ impl Stats {
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
     pub commits: u64,
+    /// Commits that were put off a moment for those whom the one before had served.
+    pub gatherings: u64,
     pub blocks_logged: u64,
     /// Rounds of writing home, each with two syncs.
     pub checkpoints: u64,
