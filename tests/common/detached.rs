@@ -1,8 +1,9 @@
 //! A mount whose daemon is in the background, as users make it: it is ended when this is dropped.
 
-use super::attempt;
 use super::mount::{UEXT4, is_mounted, mountinfo};
+use super::{args, attempt, command};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub struct Detached {
     dir: PathBuf,
@@ -18,7 +19,12 @@ impl Detached {
 
     /// Unmounts, and waits for the daemon's end.
     pub fn unmount(self) {
-        let outcome = attempt!(UEXT4, "umount", self.dir);
+        self.unmount_within(Duration::from_secs(60));
+    }
+
+    /// The same for a daemon that has much to do before its end.
+    pub fn unmount_within(self, limit: Duration) {
+        let outcome = command::attempt(limit, UEXT4, &args!["umount", self.dir]);
         assert!(outcome.ok(), "{}", outcome.describe());
         assert!(!is_mounted(&self.dir));
     }

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub const MIB: u64 = 1 << 20;
+/// How long an unmount may take after the long forms.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the daemon may take beside the cap, in bytes, with requests of 256 KiB.
 pub fn overhead(threads: usize) -> u64 {
@@ -18,6 +20,7 @@ pub struct Daemon {
     mount: Option<Detached>,
     dir: PathBuf,
     log: PathBuf,
+    begun: Instant,
     /// Bytes that it may have resident.
     limit: u64,
     cgroup: Option<Cgroup>,
@@ -60,6 +63,7 @@ impl Daemon {
             mount: None,
             dir,
             log,
+            begun: Instant::now(),
             limit: cap + overhead(threads),
             cgroup,
         };
@@ -120,8 +124,11 @@ impl Daemon {
         let stats: serde_json::Value = serde_json::from_str(&stats).expect("stats");
         let memory = &stats["memory"];
         println!(
-            "{when}: {words}; peak {} of {}; {}",
-            memory["peak"], memory["cap"], memory["activity"]
+            "{when} after {} s: {words}; peak {} of {}; {}",
+            self.begun.elapsed().as_secs(),
+            memory["peak"],
+            memory["cap"],
+            memory["activity"]
         );
         assert!(is_within, "{when}: {words}: {stats}");
         assert_eq!(memory["activity"]["refused"], 0, "{stats}");
@@ -138,7 +145,8 @@ impl Daemon {
     }
 
     pub fn unmount(mut self) {
-        self.mount.take().expect("a mount").unmount();
+        let mount = self.mount.take().expect("a mount");
+        mount.unmount_within(PATIENCE);
         let status = self.child.wait().expect("wait");
         assert!(status.success(), "{status}: {}", self.log());
         assert!(!self.log().contains("ERROR"), "{}", self.log());
