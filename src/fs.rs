@@ -38,6 +38,7 @@ pub use attr::Attr;
 pub use create::NewNode;
 pub use ioctl::FsXattr;
 pub use lookup::StatFs;
+pub use park::ReadReply;
 pub use readdir::DirItem;
 pub use rename::RenameMode;
 pub use setattr::{SetAttr, SetTime};

@@ -11,4 +11,6 @@ mod ioctl;
 pub mod mount;
 mod prune;
 mod reply;
+mod serve;
 pub mod session;
+mod standby;

@@ -4,6 +4,7 @@
 //! Source: the lock order of the design, repeated by `Rank`.
 //! Invariants: ranks are taken in ascending order; two locks of one rank only where `Rank::may_repeat`.
 
+pub mod patience;
 #[cfg(all(test, feature = "shuttle"))]
 mod scheduled;
 

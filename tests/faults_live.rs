@@ -222,6 +222,101 @@ mod by_option {
         });
     }
 
+    /// More questions than workers wait for a device that stands still; whatever is in memory is served all the same.
+    #[test]
+    fn what_needs_no_device_is_served_while_the_device_stands_still() {
+        const COLD: u64 = 60;
+        let scratch = Scratch::in_memory();
+        let image = Image::mke2fs(&scratch, "disk.img", "1G", "-t ext4");
+        let dir = scratch.dir("mnt");
+        let mount = Mount::new(Kind::Uext4, image.path(), &dir, "rw");
+        for number in 0..COLD {
+            let dir = mount.at(number.to_string());
+            std::fs::create_dir(&dir).expect("mkdir");
+            std::fs::write(dir.join("file"), "x").expect("write");
+        }
+        let hot = mount.at("hot");
+        std::fs::create_dir(&hot).expect("mkdir");
+        std::fs::write(hot.join("file"), "x").expect("write");
+        mount.unmount();
+        let options = "rw,writethrough,fault=read-delay=100000ms,fault=read-delay-from=40";
+        let mount = Mount::new(Kind::Uext4, image.path(), &dir, options);
+        let mut file = File::options().append(true).open(hot.join("file"));
+        let file = file.as_mut().expect("open");
+        file.write_all(b"warm").expect("write");
+        assert!(!hot.join("none").exists());
+        let (asked, answered) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for number in 0..COLD {
+                let (dir, asked, answered) = (&dir, &asked, &answered);
+                scope.spawn(move || {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    let cold = dir.join(number.to_string()).join("file").metadata();
+                    answered.fetch_add(u64::from(cold.is_ok()), Ordering::Relaxed);
+                });
+            }
+            std::thread::sleep(Duration::from_secs(2));
+            let before = answered.load(Ordering::Relaxed);
+            assert_eq!(asked.load(Ordering::Relaxed), COLD);
+            assert!(COLD - before > 4, "{before} of {COLD} were served");
+            scope.spawn(|| {
+                file.write_all(&[b'x'; 4000]).expect("write");
+                assert!(!hot.join("none of the names").exists());
+                tell.send(()).expect("somebody waits");
+            });
+            let served = told.recv_timeout(Duration::from_secs(20));
+            let after = answered.load(Ordering::Relaxed);
+            mount.kill();
+            assert!(served.is_ok(), "nothing is served any more");
+            assert_eq!(after, before, "the device did not stand still");
+        });
+    }
+
+    /// Two workers, one of which may wait: what the others ask is served by threads that stand by, writes too, from copies.
+    #[test]
+    fn what_is_put_aside_is_served_once_and_right() {
+        const EACH: usize = 12;
+        let scratch = Scratch::in_memory();
+        let options = "rw,writethrough,threads=2,memory=12M,fault=read-delay=3ms";
+        let (image, mount) = start(&scratch, options);
+        let part = |writer: u8, round: usize| vec![writer + round as u8; 5000 + 100 * round];
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let (mount, dir) = (&mount, mount.at(writer.to_string()));
+                scope.spawn(move || {
+                    std::fs::create_dir(&dir).expect("mkdir");
+                    let create = |n: usize| File::create(dir.join(n.to_string())).expect("create");
+                    let files: Vec<File> = (0..EACH).map(create).collect();
+                    for round in 0..4 {
+                        for mut file in &files {
+                            file.write_all(&part(writer, round)).expect("write");
+                        }
+                        run!(env!("CARGO_BIN_EXE_uext4"), "evict", mount.path());
+                    }
+                    std::fs::rename(dir.join("0"), dir.join("renamed")).expect("rename");
+                    std::fs::remove_file(dir.join("1")).expect("remove");
+                });
+            }
+        });
+        let stats = run!(env!("CARGO_BIN_EXE_uext4"), "stats", "--json", mount.path());
+        let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
+        assert!(stats["put_aside"].as_u64() > Some(8), "{stats}");
+        mount.unmount();
+        judge::clean(&image);
+        let mount = Mount::new(Kind::Uext4, image.path(), &scratch.dir("again"), "");
+        for writer in 0..8_u8 {
+            let expected: Vec<u8> = (0..4).flat_map(|round| part(writer, round)).collect();
+            let dir = mount.at(writer.to_string());
+            assert!(!dir.join("0").exists() && !dir.join("1").exists());
+            for name in ["renamed", "2", "11"] {
+                let found = std::fs::read(dir.join(name)).expect("read");
+                assert!(found == expected, "{writer}/{name}");
+            }
+        }
+        mount.unmount();
+    }
+
     #[test]
     fn a_slow_device_is_only_slow() {
         let scratch = Scratch::in_memory();

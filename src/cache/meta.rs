@@ -2,7 +2,8 @@
 //!
 //! Source: the design's layers; `format::checksum` for what "verified" means.
 //! Invariants: a block that is not here has its newest bytes at home on the device, since transactions and
-//! checkpoints hold every buffer that is newer; a block is read by one thread while others wait for it.
+//! checkpoints hold every buffer that is newer; a block is read by one thread while others wait for it; who serves a
+//! request waits only where `patience` lets it.
 
 use crate::cache::buffer::{Buffer, BufferRef};
 use crate::cache::shard::Shard;
@@ -14,7 +15,8 @@ use crate::format::geometry::Geometry;
 use crate::ids::FsBlock;
 use crate::memory::shrinker::Shrinker;
 use crate::memory::{Class, Frame, IoBuffer, Memory, Need};
-use crate::sync::{Condvar, Mutex, MutexGuard, Rank};
+use crate::sync::{Condvar, Mutex, MutexGuard, Rank, patience};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 const SHARDS: usize = 32;
@@ -26,6 +28,8 @@ pub struct BlockCache {
     geo: Arc<Geometry>,
     memory: Arc<Memory>,
     shards: Vec<(Mutex<Shard>, Condvar)>,
+    /// The shard whose clock goes next.
+    next: AtomicUsize,
     /// For completions, which may outlive it.
     me: Weak<Self>,
     /// The budget asks it for as long as the cache lives.
@@ -42,6 +46,7 @@ impl BlockCache {
             geo,
             memory,
             shards,
+            next: AtomicUsize::new(0),
             me: Weak::clone(cache),
             shrinker: Arc::new(CleanBuffers(Weak::clone(cache))),
         });
@@ -118,6 +123,10 @@ impl BlockCache {
 
     /// Reads blocks that will be asked for soon in one go, verifying nothing yet; errors are left to `read`.
     pub fn prefetch(&self, first: FsBlock, count: u32) {
+        // Whoever asks for one of these will be refused likewise.
+        let Ok(_place) = patience::before_waiting() else {
+            return;
+        };
         let Some(mut token) = self.memory.try_admit(self.prefetch_need(count)) else {
             return;
         };
@@ -206,12 +215,16 @@ impl BlockCache {
     }
 
     fn load(&self, block: FsBlock) -> Result<BufferRef> {
+        let mut place = None;
         {
             let (mutex, loaded) = self.slot(block);
             let mut shard = mutex.lock();
             loop {
                 if let Some(buffer) = shard.get(block) {
                     return Ok(buffer);
+                }
+                if place.is_none() {
+                    place = Some(patience::before_waiting()?);
                 }
                 if shard.loading.insert(block) {
                     break;
@@ -276,12 +289,14 @@ impl Shrinker for CleanBuffers {
             return 0;
         };
         let mut freed = 0;
-        // Twice round: the first pass takes second chances away.
-        for (mutex, _) in cache.shards.iter().chain(&cache.shards) {
+        // Twice round: the first pass takes second chances away. From another shard each time, so that the clocks go alike.
+        let first = cache.next.fetch_add(1, Ordering::Relaxed);
+        for step in 0..2 * SHARDS {
             if freed >= frames {
                 break;
             }
-            if let Some(mut shard) = mutex.try_lock() {
+            let index = first.wrapping_add(step) % SHARDS;
+            if let Some(mut shard) = cache.shards[index].0.try_lock() {
                 freed += shard.sweep(frames - freed);
             }
         }

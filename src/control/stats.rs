@@ -21,6 +21,7 @@ pub fn table(stats: &Value) -> String {
         ("  prunes sent", &stats["known"]["prunes_sent"]),
         ("  inodes in them", &stats["known"]["inodes_pruned"]),
         ("open files", &stats["known"]["open"]),
+        ("requests put aside", &stats["put_aside"]),
         ("pinned blocks", &stats["pinned_blocks"]),
         ("buddies built", &stats["alloc"]["buddies_built"]),
         ("bitmaps read", &stats["alloc"]["bitmaps_read"]),

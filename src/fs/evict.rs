@@ -31,6 +31,8 @@ pub struct Stats {
     pub pinned_blocks: u64,
     /// Set aside, handed out, or freed but not committed.
     pub held_blocks: u64,
+    /// Requests that were served by another thread than the worker that received them, since enough workers waited.
+    pub put_aside: u64,
 }
 
 impl Fs {
@@ -44,6 +46,7 @@ impl Fs {
             known: self.known.stats(),
             pinned_blocks: self.journal.pinned(),
             held_blocks: self.alloc.counts().held_blocks,
+            put_aside: self.put_aside(),
         }
     }
 

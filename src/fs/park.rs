@@ -1,8 +1,9 @@
 //! Reads for whom nobody waits: the answer goes out when the device has read. And who may wait for the device all the same.
 //!
 //! Source: the design's FUSE facts (workers never sleep for a device).
-//! Invariants: half of the workers may read or sync in place, which is quicker when little is asked for; the other half are
-//! always there for what needs no device. The buffers of parked reads take an eighth of the memory cap at most.
+//! Invariants: half of the workers may read or sync in place, metadata too, which is quicker when little is asked for; the other
+//! half are there for what needs no device, as long as what would wait can begin again on another thread. The buffers of
+//! parked reads take an eighth of the memory cap at most.
 
 use crate::error::{Posix, Result};
 use crate::file::PlannedRead;
@@ -10,15 +11,17 @@ use crate::format::inode::flag;
 use crate::fs::write::Bytes;
 use crate::fs::{Fs, Options, need};
 use crate::ids::InodeNumber;
+use crate::sync::patience::{self, Place, Places, Serving};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub type ReadReply = Box<dyn FnOnce(Result<Bytes>) + Send>;
 
-/// Device reads under way.
+/// Who waits for the device, and device reads under way for whom nobody does.
 pub(crate) struct Reading {
-    in_place: AtomicUsize,
-    in_place_max: usize,
+    places: Arc<Places>,
+    /// Requests that another thread than their worker served.
+    put_aside: AtomicU64,
     parked: Arc<AtomicUsize>,
     parked_max: usize,
 }
@@ -27,45 +30,43 @@ impl Reading {
     pub(crate) fn new(options: &Options) -> Self {
         let buffers = options.memory / 8 / u64::from(options.max_write).max(1);
         Self {
-            in_place: AtomicUsize::new(0),
-            in_place_max: options.threads / 2,
+            places: Places::new(options.threads / 2),
+            put_aside: AtomicU64::new(0),
             parked: Arc::default(),
             parked_max: usize::try_from(buffers).unwrap_or(usize::MAX).max(4),
         }
     }
 }
 
-/// The right of a worker to wait for the device.
-pub(super) struct InPlace<'a>(&'a AtomicUsize);
-
-impl Drop for InPlace<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Takes one of `max` places.
-fn take(count: &AtomicUsize, max: usize) -> bool {
-    if count.fetch_add(1, Ordering::Relaxed) < max {
-        return true;
-    }
-    count.fetch_sub(1, Ordering::Relaxed);
-    false
-}
-
 impl Fs {
+    /// A worker begins to serve a request, until the result is dropped. `can_begin_again`: where enough workers wait for the
+    /// device already, the operation may end with `Again`, having changed nothing, and is to be called once more by somebody
+    /// who serves nothing.
+    pub fn serve(&self, can_begin_again: bool) -> Serving {
+        self.reading.places.serve(can_begin_again)
+    }
+
+    /// Whether enough workers wait for the device.
+    pub fn enough_wait(&self) -> bool {
+        self.reading.places.are_taken()
+    }
+
+    /// A request is served by another thread than its worker.
+    pub fn note_put_aside(&self) {
+        self.reading.put_aside.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn put_aside(&self) -> u64 {
+        self.reading.put_aside.load(Ordering::Relaxed)
+    }
+
     /// `None`: enough workers wait for the device already.
-    pub(super) fn in_place(&self) -> Option<InPlace<'_>> {
-        let Reading {
-            in_place,
-            in_place_max,
-            ..
-        } = &self.reading;
-        take(in_place, *in_place_max).then(|| InPlace(in_place))
+    pub(super) fn in_place(&self) -> Option<Place> {
+        self.reading.places.take()
     }
 
     /// As `read`; `reply` is called once, perhaps on another thread, perhaps before this returns. `direct`: the caller wants
-    /// nothing read ahead.
+    /// nothing read ahead. A request that is to begin again elsewhere is given to `again`.
     pub fn read_parked(
         &self,
         ino: InodeNumber,
@@ -73,9 +74,11 @@ impl Fs {
         length: usize,
         direct: bool,
         reply: ReadReply,
+        again: impl FnOnce(ReadReply),
     ) {
         let planned = self.plan_read(ino, offset, length, direct);
         let planned = match planned {
+            Err(error) if error.is_posix(Posix::Again) => return again(reply),
             Ok(Planned::Blocks(planned)) if !planned.is_complete() => planned,
             Ok(Planned::Blocks(planned)) => return reply(planned.finish().map(Bytes::Blocks)),
             Ok(Planned::Inline(bytes)) => return reply(Ok(Bytes::Inline(bytes))),
@@ -124,6 +127,7 @@ impl Fs {
                 Planned::Blocks(self.files.plan_read(&node, offset, length, direct)?)
             }
         };
+        patience::insist();
         self.touch_atime(&mut token, &node);
         Ok(planned)
     }
@@ -132,4 +136,13 @@ impl Fs {
 pub(super) enum Planned {
     Blocks(PlannedRead),
     Inline(Vec<u8>),
+}
+
+/// Takes one of `max`.
+fn take(count: &AtomicUsize, max: usize) -> bool {
+    if count.fetch_add(1, Ordering::Relaxed) < max {
+        return true;
+    }
+    count.fetch_sub(1, Ordering::Relaxed);
+    false
 }

@@ -13,6 +13,7 @@ use crate::fs::{Caller, Fs, need};
 use crate::ids::InodeNumber;
 use crate::inode::NodeRef;
 use crate::memory::Token;
+use crate::sync::patience;
 use crate::xattr::{SetMode, Xattrs};
 
 const CAPABILITY: &[u8] = b"security.capability";
@@ -145,6 +146,7 @@ impl Fs {
         let buffer = self.memory.io_need(length.saturating_add(edges));
         let mut token = self.memory.request(need.and(buffer))?;
         let node = self.node(ino)?;
+        patience::insist();
         let beside = self.write_beside_others(&mut token, &node, offset, data, how)?;
         let written = if let Some(written) = beside {
             written

@@ -6,18 +6,21 @@
 
 use crate::error::{Posix, Result};
 use crate::file::{Fallocate, Whence};
-use crate::fs::{Bytes, NewNode, RenameMode, SetAttr, WriteMode};
+use crate::fs::{Bytes, Fs, NewNode, RenameMode, SetAttr, WriteMode};
 use crate::fuse::errno::errno;
-use crate::fuse::reply::{Adapter, FOREVER, caller, fail_weakly, is_writer, no_entry};
+use crate::fuse::reply::{
+    FOREVER, Parent, attr, caller, empty, entry, fail, fail_weakly, is_writer, no_entry,
+    with_attributes, xattr,
+};
+use crate::fuse::serve::{Adapter, Reading, Writing};
 use crate::fuse::{convert, ino, ioctl, session};
-use crate::ids::InodeNumber;
 use crate::xattr::SetMode;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -32,12 +35,14 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.fs.lookup(ino::from_fuse(parent), name.as_bytes()) {
+        let (parent, name) = (ino::from_fuse(parent), name.to_owned());
+        let ask = move |fs: &Fs| fs.lookup(parent, name.as_bytes());
+        self.ask(reply, ask, |fs, reply, result| match result {
             Err(error) if error.is_posix(Posix::NoEnt) => {
                 reply.entry(&FOREVER, &no_entry(), Generation(0));
             }
-            result => self.entry(reply, result),
-        }
+            result => entry(fs, reply, result),
+        });
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, lookups: u64) {
@@ -45,7 +50,8 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _request: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.attr(reply, self.fs.getattr(ino::from_fuse(node)));
+        let ino = ino::from_fuse(node);
+        self.ask(reply, move |fs| fs.getattr(ino), attr);
     }
 
     fn setattr(
@@ -75,17 +81,17 @@ impl Filesystem for Adapter {
             mtime: mtime.map(convert::set_time),
             ctime: ctime.map(convert::from_system_time),
         };
-        self.attr(
-            reply,
-            self.fs.setattr(caller(request), ino::from_fuse(node), &set),
-        );
+        let (caller, ino) = (caller(request), ino::from_fuse(node));
+        self.serve(move |fs| attr(fs, reply, fs.setattr(caller, ino, &set)));
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        match self.fs.readlink(ino::from_fuse(node)) {
+        let ino = ino::from_fuse(node);
+        let ask = move |fs: &Fs| fs.readlink(ino);
+        self.ask(reply, ask, |fs, reply, result| match result {
             Ok(target) => reply.data(&target),
-            Err(error) => reply.error(self.fail(&error)),
-        }
+            Err(error) => reply.error(fail(fs, &error)),
+        });
     }
 
     fn mknod(
@@ -106,7 +112,8 @@ impl Filesystem for Adapter {
                 rdev: convert::decode_dev(rdev),
             },
         };
-        self.entry(reply, self.make(request, (parent, name), new, umask));
+        let parent = Parent::new(request, parent, name, umask);
+        self.serve(move |fs| entry(fs, reply, parent.make(fs, new)));
     }
 
     fn mkdir(
@@ -121,21 +128,18 @@ impl Filesystem for Adapter {
         let new = NewNode::Directory {
             mode: (mode & 0o7777) as u16,
         };
-        self.entry(reply, self.make(request, (parent, name), new, umask));
+        let parent = Parent::new(request, parent, name, umask);
+        self.serve(move |fs| entry(fs, reply, parent.make(fs, new)));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(
-            reply,
-            self.fs.unlink(ino::from_fuse(parent), name.as_bytes()),
-        );
+        let (parent, name) = (ino::from_fuse(parent), name.to_owned());
+        self.serve(move |fs| empty(fs, reply, fs.unlink(parent, name.as_bytes())));
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.empty(
-            reply,
-            self.fs.rmdir(ino::from_fuse(parent), name.as_bytes()),
-        );
+        let (parent, name) = (ino::from_fuse(parent), name.to_owned());
+        self.serve(move |fs| empty(fs, reply, fs.rmdir(parent, name.as_bytes())));
     }
 
     fn symlink(
@@ -146,10 +150,12 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let new = NewNode::Symlink {
-            target: target.as_os_str().as_bytes(),
-        };
-        self.entry(reply, self.make(request, (parent, name), new, 0));
+        let parent = Parent::new(request, parent, name, 0);
+        let target = target.to_owned();
+        self.serve(move |fs| {
+            let target = target.as_os_str().as_bytes();
+            entry(fs, reply, parent.make(fs, NewNode::Symlink { target }));
+        });
     }
 
     fn rename(
@@ -175,9 +181,13 @@ impl Filesystem for Adapter {
         } else {
             RenameMode::Replace
         };
-        let from = (ino::from_fuse(parent), name.as_bytes());
-        let to = (ino::from_fuse(new_parent), new_name.as_bytes());
-        self.empty(reply, self.fs.rename(caller(request), from, to, mode));
+        let from = (ino::from_fuse(parent), name.to_owned());
+        let to = (ino::from_fuse(new_parent), new_name.to_owned());
+        let caller = caller(request);
+        self.serve(move |fs| {
+            let (from, to) = ((from.0, from.1.as_bytes()), (to.0, to.1.as_bytes()));
+            empty(fs, reply, fs.rename(caller, from, to, mode));
+        });
     }
 
     fn link(
@@ -188,23 +198,20 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let parent = ino::from_fuse(parent);
-        self.entry(
-            reply,
-            self.fs.link(ino::from_fuse(node), parent, name.as_bytes()),
-        );
+        let (node, parent) = (ino::from_fuse(node), ino::from_fuse(parent));
+        let name = name.to_owned();
+        self.serve(move |fs| entry(fs, reply, fs.link(node, parent, name.as_bytes())));
     }
 
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let append = flags.0 & libc::O_APPEND != 0;
         let truncate = flags.0 & libc::O_TRUNC != 0;
-        match self
-            .fs
-            .open(ino::from_fuse(node), is_writer(flags), append, truncate)
-        {
+        let (ino, write) = (ino::from_fuse(node), is_writer(flags));
+        let ask = move |fs: &Fs| fs.open(ino, write, append, truncate);
+        self.ask(reply, ask, |fs, reply, result| match result {
             Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
-            Err(error) => reply.error(self.fail(&error)),
-        }
+            Err(error) => reply.error(fail(fs, &error)),
+        });
     }
 
     fn read(
@@ -224,9 +231,13 @@ impl Filesystem for Adapter {
             Ok(bytes) => reply.data(bytes.as_slice()),
             Err(error) => reply.error(fail_weakly(&fs, &error)),
         });
-        let ino = ino::from_fuse(node);
-        self.fs
-            .read_parked(ino, offset, size as usize, direct, answer);
+        let read = Reading {
+            ino: ino::from_fuse(node),
+            offset,
+            length: size as usize,
+            direct,
+        };
+        self.read(read, answer);
     }
 
     fn write(
@@ -249,23 +260,15 @@ impl Filesystem for Adapter {
                 .contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
                 .then(|| caller(request)),
         };
-        let ino = ino::from_fuse(node);
-        // Of the kernel's cache nobody would learn which part was not taken; of a short O_DIRECT write it makes EIO
-        // (FUSE_ASYNC_DIO).
-        let written = if cached || how.direct {
-            let whole = self.fs.write(ino, offset, data, how);
-            whole.map(|()| data.len())
-        } else {
-            self.fs.write_some(ino, offset, data, how)
+        let write = Writing {
+            ino: ino::from_fuse(node),
+            offset,
+            how,
+            // Of the kernel's cache nobody would learn which part was not taken; of a short O_DIRECT write it makes EIO
+            // (FUSE_ASYNC_DIO).
+            whole: cached || how.direct,
         };
-        match written {
-            Ok(length) => {
-                let told = u32::try_from(length).unwrap_or(u32::MAX);
-                let delayed = if how.direct { 0 } else { length };
-                self.fs.answer_in_time(delayed, move || reply.written(told));
-            }
-            Err(error) => reply.error(self.fail(&error)),
-        }
+        self.write(write, data, reply);
     }
 
     fn flush(
@@ -290,8 +293,11 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(ino::from_fuse(node), is_writer(flags));
-        reply.ok();
+        let (ino, write) = (ino::from_fuse(node), is_writer(flags));
+        self.serve(move |fs| {
+            fs.release(ino, write);
+            reply.ok();
+        });
     }
 
     fn fsync(
@@ -306,8 +312,8 @@ impl Filesystem for Adapter {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(&error)),
         });
-        self.fs
-            .fsync(request.pid(), ino::from_fuse(node), data_only, done);
+        let (asker, ino) = (request.pid(), ino::from_fuse(node));
+        self.serve(move |fs| fs.fsync(asker, ino, data_only, done));
     }
 
     fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -322,17 +328,18 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let result = self
-            .fs
-            .readdir(ino::from_fuse(node), offset, false, &mut |item| {
+        let ino = ino::from_fuse(node);
+        self.serve(move |fs| {
+            let listed = fs.readdir(ino, offset, false, &mut |item| {
                 let name = OsStr::from_bytes(item.name);
                 let kind = convert::kind(item.file_type);
                 !reply.add(ino::to_fuse(item.ino), item.cookie, kind, name)
             });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.fail(&error)),
-        }
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(fail(fs, &error)),
+            }
+        });
     }
 
     fn readdirplus(
@@ -343,36 +350,18 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let result = self
-            .fs
-            .readdir(ino::from_fuse(node), offset, true, &mut |item| {
+        let ino = ino::from_fuse(node);
+        self.serve(move |fs| {
+            let listed = fs.readdir(ino, offset, true, &mut |item| {
+                let (attr, generation) = with_attributes(item);
                 let name = OsStr::from_bytes(item.name);
-                let (attr, generation) = match &item.attr {
-                    Some(attr) => (convert::file_attr(attr), convert::generation(attr)),
-                    None => {
-                        let is_dot = item.name == b"." || item.name == b"..";
-                        let ino = if is_dot {
-                            ino::to_fuse(item.ino)
-                        } else {
-                            INodeNo(0)
-                        };
-                        let kind = convert::kind(item.file_type);
-                        (
-                            FileAttr {
-                                ino,
-                                kind,
-                                ..no_entry()
-                            },
-                            Generation(0),
-                        )
-                    }
-                };
                 !reply.add(attr.ino, item.cookie, name, &FOREVER, &attr, generation)
             });
-        match result {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(self.fail(&error)),
-        }
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(fail(fs, &error)),
+            }
+        });
     }
 
     fn fsyncdir(
@@ -422,11 +411,11 @@ impl Filesystem for Adapter {
             },
         };
         let (ino, name) = (ino::from_fuse(node), name.as_bytes());
-        self.empty(
-            reply,
-            self.fs
-                .setxattr(caller(request), ino, name, Some(value), how),
-        );
+        let _serving = self.fs.serve(false);
+        let set = self
+            .fs
+            .setxattr(caller(request), ino, name, Some(value), how);
+        empty(&self.fs, reply, set);
     }
 
     fn getxattr(
@@ -437,27 +426,28 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
-        self.xattr(
-            reply,
-            size,
-            self.fs.getxattr(ino::from_fuse(node), name.as_bytes()),
-        );
+        let (ino, name) = (ino::from_fuse(node), name.to_owned());
+        let ask = move |fs: &Fs| fs.getxattr(ino, name.as_bytes());
+        self.ask(reply, ask, move |fs, reply, result| {
+            xattr(fs, reply, size, result);
+        });
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        self.xattr(
-            reply,
-            size,
-            self.fs.listxattr(caller(request), ino::from_fuse(node)),
-        );
+        let (caller, ino) = (caller(request), ino::from_fuse(node));
+        let ask = move |fs: &Fs| fs.listxattr(caller, ino);
+        self.ask(reply, ask, move |fs, reply, result| {
+            xattr(fs, reply, size, result);
+        });
     }
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (ino, name) = (ino::from_fuse(node), name.as_bytes());
-        let removed = self
-            .fs
-            .setxattr(caller(request), ino, name, None, SetMode::Replace);
-        self.empty(reply, removed);
+        let (ino, name) = (ino::from_fuse(node), name.to_owned());
+        let caller = caller(request);
+        self.serve(move |fs| {
+            let removed = fs.setxattr(caller, ino, name.as_bytes(), None, SetMode::Replace);
+            empty(fs, reply, removed);
+        });
     }
 
     fn create(
@@ -473,16 +463,16 @@ impl Filesystem for Adapter {
         let new = NewNode::File {
             mode: (mode & 0o7777) as u16,
         };
-        match self.make(request, (parent, name), new, umask) {
+        let parent = Parent::new(request, parent, name, umask);
+        self.serve(move |fs| match parent.make(fs, new) {
             Ok(attr) => {
-                let ino: InodeNumber = attr.ino;
-                self.fs.opened(ino, is_writer(OpenFlags(flags)));
+                fs.opened(attr.ino, is_writer(OpenFlags(flags)));
                 let (generation, keep) = (convert::generation(&attr), FopenFlags::FOPEN_KEEP_CACHE);
                 let attr = convert::file_attr(&attr);
                 reply.created(&FOREVER, &attr, generation, FileHandle(0), keep);
             }
-            Err(error) => reply.error(self.fail(&error)),
-        }
+            Err(error) => reply.error(fail(fs, &error)),
+        });
     }
 
     fn ioctl(
@@ -499,11 +489,14 @@ impl Filesystem for Adapter {
         if command == ioctl::FITRIM {
             return ioctl::start_trim(&self.fs, caller(request), input.to_vec(), reply);
         }
-        let ino = ino::from_fuse(node);
-        match ioctl::run(&self.fs, caller(request), ino, command, input, out_size) {
-            Ok(output) => reply.ioctl(0, &output),
-            Err(error) => reply.error(self.fail(&error)),
-        }
+        let (caller, ino) = (caller(request), ino::from_fuse(node));
+        let input = input.to_vec();
+        self.serve(
+            move |fs| match ioctl::run(fs, caller, ino, command, &input, out_size) {
+                Ok(output) => reply.ioctl(0, &output),
+                Err(error) => reply.error(fail(fs, &error)),
+            },
+        );
     }
 
     fn fallocate(
@@ -523,12 +516,12 @@ impl Filesystem for Adapter {
             libc::FALLOC_FL_ZERO_RANGE => Fallocate::ZeroRange,
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
-        let ino = ino::from_fuse(node);
+        let (caller, ino) = (caller(request), ino::from_fuse(node));
         let keep_size = mode & KEEP != 0;
-        let done = self
-            .fs
-            .fallocate(caller(request), ino, what, offset, length, keep_size);
-        self.empty(reply, done);
+        self.serve(move |fs| {
+            let done = fs.fallocate(caller, ino, what, offset, length, keep_size);
+            empty(fs, reply, done);
+        });
     }
 
     fn lseek(
@@ -548,10 +541,11 @@ impl Filesystem for Adapter {
         let Ok(offset) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
-        match self.fs.seek(ino::from_fuse(node), offset, whence) {
+        let ino = ino::from_fuse(node);
+        self.serve(move |fs| match fs.seek(ino, offset, whence) {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
-            Err(error) => reply.error(self.fail(&error)),
-        }
+            Err(error) => reply.error(fail(fs, &error)),
+        });
     }
 
     // Not offered; the kernel copies through its page cache. fuser's own answer would warn.

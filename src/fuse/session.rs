@@ -6,7 +6,7 @@
 
 use crate::fs::Fs;
 use crate::fuse::prune::Pruner;
-use crate::fuse::reply::Adapter;
+use crate::fuse::serve::Adapter;
 use fuser::{Config, InitFlags, KernelConfig, Session, SessionACL};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub fn serve(fs: Arc<Fs>, fd: OwnedFd, settings: Settings) -> std::io::Result<()
     config.n_threads = Some(settings.threads.max(1));
     config.clone_fd = settings.clone_fd;
     let _pruner = Pruner::start(&fs, &fd)?;
-    let adapter = Adapter::new(fs, settings.max_write);
+    let adapter = Adapter::start(fs, settings.threads.max(1), settings.max_write)?;
     Session::from_fd(adapter, fd, SessionACL::All, config)?.run()
 }
 

@@ -14,7 +14,7 @@ use crate::inode::InodeStore;
 use crate::inode::delayed::Delayed;
 use crate::memory::shrinker::Shrinker;
 use crate::memory::{Charge, Class, Memory};
-use crate::sync::{Condvar, Mutex, Rank, RankToken, RwLock};
+use crate::sync::{Condvar, Mutex, Rank, RankToken, RwLock, patience};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -244,6 +244,7 @@ impl InodeTable {
     pub fn get(&self, ino: InodeNumber) -> Result<NodeRef> {
         let (mutex, loaded) = self.slot(ino);
         {
+            let mut place = None;
             let mut shard = mutex.lock();
             loop {
                 if let Some(node) = shard.nodes.get(&ino) {
@@ -253,6 +254,9 @@ impl InodeTable {
                 }
                 if !shard.freeing.contains(&ino) && shard.loading.insert(ino) {
                     break;
+                }
+                if place.is_none() {
+                    place = Some(patience::before_waiting()?);
                 }
                 loaded.wait(&mut shard);
             }

@@ -8,7 +8,7 @@ use super::account;
 use super::ledger::{GaveUp, Kind, Queue};
 use super::{Class, Memory, Need, Point};
 use crate::error::{Posix, Result};
-use crate::sync::MutexGuard;
+use crate::sync::{MutexGuard, patience};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -70,6 +70,8 @@ impl Memory {
             self.overdraft(bytes);
             return Ok(());
         }
+        // What is done in reclaim is not begun again.
+        let _insisting = patience::insist_meanwhile();
         let start = self.now();
         self.reclaim_directly(bytes);
         if self.promise_politely(bytes, kind) {

@@ -90,7 +90,7 @@ pub fn a_read_keeps_its_blocks(canary: Option<Canary>) -> bool {
         sender.send(bytes).expect("somebody waits");
     };
     held.keeps.store(true, Ordering::SeqCst);
-    fs.read_parked(one, 0, LENGTH, true, Box::new(reply));
+    fs.read_parked(one, 0, LENGTH, true, Box::new(reply), drop);
     held.keeps.store(false, Ordering::SeqCst);
     let waits = !held.reads.lock().expect("no panic").is_empty();
     assert!(waits, "the read is in flight");
