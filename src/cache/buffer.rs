@@ -27,7 +27,8 @@ pub struct Buffer {
     writer: Mutex<()>,
     /// Guards the newest published bytes and what they were last verified as (`None`: read ahead, not verified).
     current: Mutex<(Snapshot, Option<BlockKind>)>,
-    /// Second chance for the clock of the cache.
+    /// Second chance for the clock of the cache: none before the second use, so that what is read ahead or looked at once
+    /// leaves before what everybody uses.
     referenced: AtomicBool,
 }
 
@@ -43,7 +44,7 @@ impl Buffer {
             geo,
             writer: Mutex::new(Rank::BufferWrite, ()),
             current: Mutex::new(Rank::Leaf, (Arc::new(bytes), kind)),
-            referenced: AtomicBool::new(true),
+            referenced: AtomicBool::new(false),
         }
     }
 
