@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uext4::error::{Error, IoError};
 
 /// What a run needs beside its tables: the program, stacks and buffers.
-const FIXED: u64 = 3 << 20;
+const FIXED: u64 = 4 << 20;
 /// Tables have so much in any case.
 const LEAST: u64 = 8 << 10;
 /// Bytes of the smallest place in the file.
