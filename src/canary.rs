@@ -47,6 +47,10 @@ pub enum Canary {
     EvictedInUse,
     /// An unlinked inode is freed although the kernel knows it.
     ReapedInUse,
+    /// A directory may change between the moment when a name is found in it and the moment when its lookup is counted.
+    LookupUnlocked,
+    /// The same of the entries of a listing.
+    ListedUnlocked,
 }
 
 impl Canary {
@@ -59,11 +63,13 @@ impl Canary {
     ];
 
     /// The same of the inode table and the lookup counts.
-    pub const OF_THE_INODE_TABLE: [Canary; 4] = [
+    pub const OF_THE_INODE_TABLE: [Canary; 6] = [
         Canary::FreeingUnmarked,
         Canary::FreeingUntold,
         Canary::EvictedInUse,
         Canary::ReapedInUse,
+        Canary::LookupUnlocked,
+        Canary::ListedUnlocked,
     ];
 
     /// Those that a power cut shows. (I/O in flight beside a truncation takes two threads: `NoDrain` has a test of its own.)

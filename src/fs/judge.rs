@@ -3,13 +3,14 @@
 //!
 //! Source: the design's inode cache and eviction path; its section on memory (lookup counts).
 //! Invariants, looked at after every step: an inode has one `Node` that anybody can hold; nobody finds one that is being
-//! freed; whoever holds a lookup finds the inode, and the same one, whatever is evicted, unlinked or made meanwhile; what was
-//! changed is there after a reload. At the end nothing is left of what was unlinked and forgotten, and nobody waits.
+//! freed; whoever looks a name up, or finds it in a listing with attributes, is given a file that had this name, and holds the
+//! same one until it is forgotten, whatever is evicted, unlinked, replaced or made meanwhile; what was changed is there after a
+//! reload. At the end nothing is left of what was unlinked and forgotten, and nobody waits.
 
 use crate::canary::{Canary, select};
 use crate::device::sim::{Disk, Image, Rng, Ticks};
-use crate::error::Posix;
-use crate::fs::{Caller, Fs, NewNode, Options, SetAttr};
+use crate::error::{Posix, Result};
+use crate::fs::{Attr, Caller, Fs, NewNode, Options, RenameMode, SetAttr};
 use crate::ids::InodeNumber;
 use crate::inode::{Node, NodeRef};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -21,6 +22,8 @@ use std::sync::{Arc, Weak};
 
 const ROOT: InodeNumber = InodeNumber::ROOT;
 const NAMES: [&str; 3] = ["a", "b", "c"];
+/// What replaces one of them is made under this name.
+const NEW: &str = "new";
 const STEPS: u32 = 5;
 
 /// 1 KiB blocks, no journal, so that a commit is short.
@@ -66,13 +69,18 @@ impl Bed {
         Some(node)
     }
 
-    /// One of the kernel's threads: looks a name up, uses the inode, forgets it.
+    /// One of the kernel's threads: finds a name, uses the inode, forgets it.
     fn use_name(&self, rng: &mut Rng, thread: u32) {
-        let name = NAMES[rng.below(3) as usize];
-        let attr = match self.fs.lookup(ROOT, name.as_bytes()) {
-            Ok(attr) => attr,
-            Err(error) => return assert!(error.is_posix(Posix::NoEnt), "{error}"),
+        let which = rng.below(3) as u32;
+        let found = if rng.below(3) > 0 {
+            self.look_up(which)
+        } else {
+            self.list(which)
         };
+        let Some(attr) = found else {
+            return;
+        };
+        assert_eq!(attr.uid, which, "inode {} never had this name", attr.ino);
         for round in 0..2 {
             let held = self.find(attr.ino);
             assert!(held.is_some(), "inode {} is gone though known", attr.ino);
@@ -90,17 +98,65 @@ impl Bed {
         self.fs.forget(attr.ino, 1);
     }
 
-    /// Another: takes names away and makes new files of them.
-    fn replace_name(&self, rng: &mut Rng) {
-        let name = NAMES[rng.below(3) as usize].as_bytes();
-        match self.fs.unlink(ROOT, name) {
-            Ok(()) => {}
-            Err(error) => assert!(error.is_posix(Posix::NoEnt), "{error}"),
+    fn look_up(&self, which: u32) -> Option<Attr> {
+        match self.fs.lookup(ROOT, NAMES[which as usize].as_bytes()) {
+            Ok(attr) => Some(attr),
+            Err(error) => {
+                assert!(error.is_posix(Posix::NoEnt), "{error}");
+                None
+            }
         }
-        let new = NewNode::File { mode: 0o644 };
-        match self.fs.create(Caller::default(), ROOT, name, new, 0) {
-            Ok(attr) => self.fs.forget(attr.ino, 1),
+    }
+
+    /// The same by a listing, which counts a lookup of all that it tells of.
+    fn list(&self, which: u32) -> Option<Attr> {
+        let name = NAMES[which as usize].as_bytes();
+        let (mut found, mut others) = (None, Vec::new());
+        let listed = self.fs.readdir(ROOT, 0, true, &mut |item| {
+            // Another thread may go on between two entries.
+            shuttle::thread::yield_now();
+            let is_dot = item.name == b"." || item.name == b"..";
+            assert!(is_dot || item.attr.is_some(), "inode {} is gone", item.ino);
+            if item.name == name {
+                found = item.attr;
+            } else {
+                others.extend(item.attr);
+            }
+            true
+        });
+        listed.expect("a listing");
+        others.iter().for_each(|other| self.fs.forget(other.ino, 1));
+        found
+    }
+
+    /// Another: takes names away and makes new files of them, or puts new ones in their places. A file's owner tells its name.
+    fn replace_name(&self, rng: &mut Rng) {
+        let which = rng.below(3) as u32;
+        let name = NAMES[which as usize].as_bytes();
+        let replaces = rng.below(2) > 0;
+        if !replaces {
+            match self.fs.unlink(ROOT, name) {
+                // Its number is free for the next file, if nobody knows it.
+                Ok(()) => {
+                    self.fs.reap_step();
+                }
+                Err(error) => assert!(error.is_posix(Posix::NoEnt), "{error}"),
+            }
+        }
+        match create(
+            &self.fs,
+            which,
+            if replaces { NEW.as_bytes() } else { name },
+        ) {
+            Ok(ino) => self.fs.forget(ino, 1),
             Err(error) => assert!(error.is_posix(Posix::Exist), "{error}"),
+        }
+        if replaces {
+            let (from, to) = ((ROOT, NEW.as_bytes()), (ROOT, name));
+            let renamed = self
+                .fs
+                .rename(Caller::default(), from, to, RenameMode::Replace);
+            renamed.expect("nobody else takes the new name");
         }
     }
 
@@ -123,6 +179,16 @@ impl Bed {
     }
 }
 
+/// A file that belongs to one of the names.
+fn create(fs: &Fs, which: u32, name: &[u8]) -> Result<InodeNumber> {
+    let owner = Caller {
+        uid: which,
+        ..Caller::default()
+    };
+    let new = NewNode::File { mode: 0o644 };
+    fs.create(owner, ROOT, name, new, 0).map(|attr| attr.ino)
+}
+
 fn mount(image: &[u8]) -> Arc<Fs> {
     let options = Options {
         memory: 16 << 20,
@@ -138,10 +204,9 @@ fn mount(image: &[u8]) -> Arc<Fs> {
 fn run(image: &[u8], seed: u64) {
     let fs = mount(image);
     let free = fs.statfs().free_files;
-    for name in NAMES {
-        let new = NewNode::File { mode: 0o644 };
-        let made = fs.create(Caller::default(), ROOT, name.as_bytes(), new, 0);
-        fs.forget(made.expect("a file").ino, 1);
+    for (which, name) in (0..).zip(NAMES) {
+        let made = create(&fs, which, name.as_bytes());
+        fs.forget(made.expect("a file"), 1);
     }
     let bed = Arc::new(Bed {
         fs,
@@ -223,7 +288,7 @@ fn an_inode_is_one_and_stays_while_it_is_known_under_every_interleaving() {
 fn each_canary_is_noticed() {
     let missed: Vec<_> = Canary::OF_THE_INODE_TABLE
         .into_iter()
-        .filter(|&canary| !explore(3000, Some(canary)))
+        .filter(|&canary| !explore(20_000, Some(canary)))
         .collect();
     assert!(missed.is_empty(), "not noticed: {missed:?}");
 }

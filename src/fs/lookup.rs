@@ -3,6 +3,7 @@
 //! Source: POSIX stat, readlink, statvfs.
 //! Invariants: reads take the inode lock shared and open no handle.
 
+use crate::canary::{Canary, canary};
 use crate::error::{CorruptKind, Error, Location, Posix, Result, Structure};
 use crate::format::checksum::BlockKind;
 use crate::format::inode::Inode;
@@ -30,13 +31,14 @@ impl Fs {
         let _token = self.memory.request(need::LOOKUP)?;
         let dir = self.directory(parent)?;
         // The name keeps the inode from being freed, and its number from being another's, until the lookup is counted.
-        let _shared = dir.lock.read();
+        let shared = dir.lock.read();
         let entry = {
             let core = dir.core.read();
             self.dirs
                 .lookup(parent, &core, name)?
                 .ok_or(Error::Posix(Posix::NoEnt))?
         };
+        let _shared = (!canary(Canary::LookupUnlocked)).then_some(shared);
         let attr = self.attr_of(entry.ino)?;
         self.known.look_up(entry.ino)?;
         Ok(attr)

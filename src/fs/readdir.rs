@@ -3,6 +3,7 @@
 //! Source: POSIX readdir; FUSE READDIR and READDIRPLUS.
 //! Invariants: a cookie stays right while others insert, remove and split (see `dir`).
 
+use crate::canary::{Canary, canary};
 use crate::dir::{Entry, FileType};
 use crate::error::Result;
 use crate::fs::{Attr, Fs, need};
@@ -32,7 +33,8 @@ impl Fs {
         let mut token = self.memory.request(need::READDIR)?;
         let dir = self.directory(ino)?;
         {
-            let _shared = dir.lock.read();
+            let shared = dir.lock.read();
+            let _shared = (!canary(Canary::ListedUnlocked)).then_some(shared);
             let core = dir.core.read().clone();
             if core.links_count == 0 {
                 // A removed directory has not even "." any more.
