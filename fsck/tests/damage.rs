@@ -211,6 +211,59 @@ fn an_extent_root_of_wrong_depth_costs_nothing() {
     ));
 }
 
+/// With its checksum made right or not.
+#[test]
+fn a_leaf_of_wrong_depth_costs_nothing() {
+    use uext4::format::raw::{le32, put_le16, put_le32};
+    const TAIL: usize = 1020;
+    for (depth, stamped) in [(8, true), (1, true), (3, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "cd $0; for n in 0 2 4 6 8 10 12; do printf %01000d $n | dd of=holes bs=1k seek=$n; done";
+        let made = Command::new("bash")
+            .args(["-c", script])
+            .arg(dir.path())
+            .stderr(Stdio::null())
+            .status();
+        assert!(made.unwrap().success());
+        let image = make(dir.path(), MODERN);
+        let source = dir.path().join("holes");
+        debugfs(&format!("write {} holes", source.display()), &image);
+        let stat = debugfs("stat /holes", &image);
+        let after = |mark: &str| {
+            let rest = &stat[stat.find(mark).unwrap() + mark.len()..];
+            let rest = rest.trim_start();
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap();
+            rest[..end].parse::<u32>().unwrap()
+        };
+        let (ino, generation) = (after("Inode:"), after("Generation:"));
+        let leaf = after("(ETB0):") as usize * 1024;
+        let mut bytes = std::fs::read(&image).unwrap();
+        let geo = Superblock::parse(&bytes[1024..2048]).unwrap();
+        let geo = geo.geometry(bytes.len() as u64).unwrap();
+        let seed = crc32c(geo.csum_seed, &ino.to_le_bytes());
+        let seed = crc32c(seed, &generation.to_le_bytes());
+        let node = &mut bytes[leaf..leaf + 1024];
+        assert_eq!(crc32c(seed, &node[..TAIL]), le32(node, TAIL), "not a leaf");
+        put_le16(node, 6, depth);
+        if stamped {
+            let sum = crc32c(seed, &node[..TAIL]);
+            put_le32(node, TAIL, sum);
+        }
+        std::fs::write(&image, bytes).unwrap();
+        let (found, json) = fsck(&["-fn", "--json"], &image);
+        assert!(
+            found == 4 && json.contains("\"ExtentNodeDepth\""),
+            "{depth}: {json}"
+        );
+        assert_eq!(fsck(&["-fy"], &image).0, 1);
+        assert_eq!(fsck(&["-fn"], &image).0, 0);
+        assert_eq!(code("e2fsck", &["-fn"], &image), 0);
+        let copy = dir.path().join("copy");
+        debugfs(&format!("dump /holes {}", copy.display()), &image);
+        assert!(std::fs::read(copy).unwrap() == std::fs::read(&source).unwrap());
+    }
+}
+
 #[test]
 fn quota_inodes_that_are_no_files() {
     let quota = ",quota,project";

@@ -72,10 +72,16 @@ impl Check<'_, '_> {
             return Ok(None);
         }
         let depth = le16(root, 6);
-        let (_, child) = raw_index(root, 0);
+        let (key, child) = raw_index(root, 0);
         if in_volume(geo, child, 1) && !self.around.zones.contains(cluster_of(geo, child)) {
             let node = self.around.image.read(child)?;
-            if let Ok(below) = Header::parse(&node, None) {
+            let below = Header::parse(&node, None);
+            let by_itself = below.as_ref().is_ok_and(|b| self.belongs(&node, b, key));
+            if !by_itself && depth > 0 && self.with_depth(&node, depth - 1, key).is_some() {
+                // It is the node's depth that is wrong.
+                return Ok(None);
+            }
+            if let Ok(below) = below {
                 let right = below.depth + 1;
                 return Ok((right != depth && right <= extent::MAX_DEPTH).then_some(right));
             }
@@ -130,8 +136,25 @@ impl Check<'_, '_> {
         if !tree.seen.insert(child) {
             return self.leave_out(Problem::ExtentNode, at, tree);
         }
-        let node = self.around.image.read(child)?;
-        let Ok(header) = Header::parse(&node, Some(depth - 1)) else {
+        let mut node = self.around.image.read(child)?.to_vec();
+        let found = le16(&node, 6);
+        let other_depth = found != depth - 1;
+        let header = if other_depth {
+            let Some((with_depth, header)) = self.with_depth(&node, depth - 1, key) else {
+                return self.leave_out(Problem::ExtentNode, at, tree);
+            };
+            let at = at.clone().found(found.into());
+            // Written anew with the right depth.
+            self.leave_out(
+                Problem::ExtentNodeDepth,
+                at.expected(u64::from(depth) - 1),
+                tree,
+            )?;
+            node = with_depth;
+            header
+        } else if let Ok(header) = Header::parse(&node, Some(depth - 1)) {
+            header
+        } else {
             return self.leave_out(Problem::ExtentNode, at, tree);
         };
         let first = crate::map::raw_extent(&node, 0).lblk;
@@ -149,14 +172,42 @@ impl Check<'_, '_> {
         let wrong = checksum::verify(kind, geo, FsBlock::new(child), &node).is_err();
         tree.kept.meta.push(child);
         self.node(&node, header, tree)?;
-        if wrong && tree.changed == was_changed && self.fix(Problem::ExtentChecksum, at)? {
-            let mut node = node.to_vec();
+        let as_it_was = !other_depth && tree.changed == was_changed;
+        if wrong && as_it_was && self.fix(Problem::ExtentChecksum, at)? {
             checksum::stamp(kind, geo, FsBlock::new(child), &mut node);
             self.around
                 .image
                 .write(child, node, crate::image::Stage::Body)?;
         }
         Ok(())
+    }
+
+    /// A node whose depth alone is wrong, with the right one; `None` where it is not the one that an index entry means.
+    fn with_depth(&self, node: &[u8], depth: u16, key: u32) -> Option<(Vec<u8>, Header)> {
+        let mut node = node.to_vec();
+        put_le16(&mut node, 6, depth);
+        let header = Header::parse(&node, Some(depth)).ok()?;
+        self.belongs(&node, &header, key).then_some((node, header))
+    }
+
+    /// Whether a node begins where the index entry above says, and its entries are in order and in the volume.
+    fn belongs(&self, node: &[u8], header: &Header, key: u32) -> bool {
+        let geo = self.around.geo;
+        let mut next = u64::from(key);
+        header.entries > 0
+            && raw_extent(node, 0).lblk == key
+            && (0..header.entries).all(|index| {
+                let (start, block, len) = if header.depth == 0 {
+                    let extent = raw_extent(node, index);
+                    (extent.lblk, extent.pblk, u64::from(extent.len))
+                } else {
+                    let (start, child) = raw_index(node, index);
+                    (start, child, 1)
+                };
+                let follows = u64::from(start) >= next && len > 0;
+                next = u64::from(start) + len;
+                follows && in_volume(geo, block, len)
+            })
     }
 
     fn leaf_entry(&mut self, bytes: &[u8], index: usize, tree: &mut Tree) -> Result<()> {

@@ -172,6 +172,7 @@ problems! {
     1087 SpecialSize Fix false true "Inode {ino} is a device, socket or pipe, but has size {found}";
     1088 ExtentMax Fix false true "Inode {ino}: an extent node says that it has room for {found} entries instead of {expected}";
     1089 ExtentDepth Fix false true "Inode {ino}: its extent tree has depth {expected}, but says {found}";
+    1090 ExtentNodeDepth Fix false true "Inode {ino}: the extent node in block {block} has depth {expected}, but says {found}";
     1101 MultiplyClaimed Clone false true "Inode {ino} shares {found} blocks with others, from block {block}";
     1102 MultiplyClaimedDelete Delete false true "The blocks of inode {ino} cannot be copied: no space";
     1103 MultiplyClaimedMetadata Clone false true "Inode {ino} claims {found} blocks that hold metadata of the file system, from block {block}";

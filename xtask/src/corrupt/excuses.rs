@@ -71,6 +71,8 @@ const EXCUSES: &[Excuse] = &[
     },
     // A tree without entries may have any depth; the kernel does not read the inode.
     excuse("ExtentHeader", &["i_block header"]),
+    // It takes the depth from the node above; the kernel refuses the node.
+    excuse("ExtentNodeDepth", &["extent node"]),
     // The kernel does not open the file.
     excuse("VerityFeature", &["i_flags"]),
     // Flag of an attribute's value on a file, without the feature: the kernel keeps no lookup of it.
