@@ -614,6 +614,20 @@ mod tests {
         home: AtomicBool,
     }
 
+    impl Journal {
+        /// All that is free is pinned.
+        fn fill(memory: &Arc<Memory>) -> Arc<Self> {
+            let journal = Arc::new(Self {
+                frames: Mutex::new(Rank::Shard, fill(memory, 0)),
+                home: AtomicBool::new(false),
+            });
+            memory.register(journal.clone());
+            let relief: Arc<dyn Relief> = journal.clone();
+            memory.set_relief(Arc::downgrade(&relief));
+            journal
+        }
+    }
+
     impl Shrinker for Journal {
         fn shrink(&self, frames: usize) -> usize {
             if !self.home.load(Ordering::Relaxed) {
@@ -641,13 +655,7 @@ mod tests {
     fn a_step_finds_what_was_pinned_until_its_commit() {
         let memory = Memory::new(1 << 20, 4096, 1 << 17);
         let mut token = memory.request(Need::frames(6)).unwrap();
-        let journal = Arc::new(Journal {
-            frames: Mutex::new(Rank::Shard, fill(&memory, 0)),
-            home: AtomicBool::new(false),
-        });
-        memory.register(journal.clone());
-        let relief: Arc<dyn Relief> = journal.clone();
-        memory.set_relief(Arc::downgrade(&relief));
+        let journal = Journal::fill(&memory);
         let mut kept = token.take(6);
         let kept: Vec<Frame> = (0..6).map(|_| kept.frame(Class::Meta)).collect();
         token.renew();
@@ -666,13 +674,7 @@ mod tests {
         let mut token = memory.request(Need::frames(BOUND)).unwrap();
         let mut credits = token.take(BOUND);
         let kept: Vec<Frame> = (0..BOUND).map(|_| credits.frame(Class::Meta)).collect();
-        let journal = Arc::new(Journal {
-            frames: Mutex::new(Rank::Shard, fill(&memory, 0)),
-            home: AtomicBool::new(false),
-        });
-        memory.register(journal.clone());
-        let relief: Arc<dyn Relief> = journal.clone();
-        memory.set_relief(Arc::downgrade(&relief));
+        let journal = Journal::fill(&memory);
         memory.set_served(true);
         // Enough of them to take all that is freed at a time, in pieces.
         let waiters: Vec<_> = (0..40).map(|_| spawn_request(&memory, 1)).collect();

@@ -184,26 +184,35 @@ mod by_option {
         }
     }
 
-    /// The gauges are there although every worker waits for a device that does not answer any more.
-    #[test]
-    fn stats_answer_while_every_worker_hangs() {
-        const DIRECTORIES: usize = 40;
-        let scratch = Scratch::in_memory();
-        let image = Image::mke2fs(&scratch, "disk.img", "1G", "-t ext4");
-        let dir = scratch.dir("mnt");
-        let mount = Mount::new(Kind::Uext4, image.path(), &dir, "rw");
-        for number in 0..DIRECTORIES {
-            let dir = mount.at(number.to_string());
-            std::fs::create_dir(&dir).expect("mkdir");
-            std::fs::write(dir.join("file"), "x").expect("write");
+    /// An image whose root has these directories, each with a file `file`.
+    fn directories(scratch: &Scratch, names: &[String]) -> Image {
+        let image = Image::mke2fs(scratch, "disk.img", "1G", "-t ext4");
+        let mount = Mount::new(Kind::Uext4, image.path(), &scratch.dir("mnt"), "rw");
+        for name in names {
+            std::fs::create_dir(mount.at(name)).expect("mkdir");
+            std::fs::write(mount.at(name).join("file"), "x").expect("write");
         }
         mount.unmount();
+        image
+    }
+
+    fn numbers(count: u64) -> Vec<String> {
+        (0..count).map(|number| number.to_string()).collect()
+    }
+
+    /// The gauges are there although nobody is answered who needs the device.
+    #[test]
+    fn stats_answer_while_the_device_stands_still() {
+        const DIRECTORIES: u64 = 40;
+        let scratch = Scratch::in_memory();
+        let image = directories(&scratch, &numbers(DIRECTORIES));
+        let dir = scratch.dir("mnt");
         let options = "rw,fault=read-delay=100000ms,fault=read-delay-from=40";
         let mount = Mount::new(Kind::Uext4, image.path(), &dir, options);
         let reads = |number: u64| dir.join(number.to_string()).join("file").metadata().is_ok();
         let answered = AtomicU64::new(0);
         std::thread::scope(|scope| {
-            for number in 0..DIRECTORIES as u64 {
+            for number in 0..DIRECTORIES {
                 let (reads, answered) = (&reads, &answered);
                 scope.spawn(move || {
                     if reads(number) {
@@ -213,7 +222,7 @@ mod by_option {
             }
             std::thread::sleep(Duration::from_secs(2));
             let before = answered.load(Ordering::Relaxed);
-            assert!(before < DIRECTORIES as u64, "nothing hangs");
+            assert!(before < DIRECTORIES, "nothing hangs");
             let stats = run!(env!("CARGO_BIN_EXE_uext4"), "stats", "--json", mount.path());
             let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
             assert!(stats["memory"]["cap"].as_u64() > Some(0), "{stats}");
@@ -227,18 +236,11 @@ mod by_option {
     fn what_needs_no_device_is_served_while_the_device_stands_still() {
         const COLD: u64 = 60;
         let scratch = Scratch::in_memory();
-        let image = Image::mke2fs(&scratch, "disk.img", "1G", "-t ext4");
+        let mut names = numbers(COLD);
+        names.push("hot".into());
+        let image = directories(&scratch, &names);
         let dir = scratch.dir("mnt");
-        let mount = Mount::new(Kind::Uext4, image.path(), &dir, "rw");
-        for number in 0..COLD {
-            let dir = mount.at(number.to_string());
-            std::fs::create_dir(&dir).expect("mkdir");
-            std::fs::write(dir.join("file"), "x").expect("write");
-        }
-        let hot = mount.at("hot");
-        std::fs::create_dir(&hot).expect("mkdir");
-        std::fs::write(hot.join("file"), "x").expect("write");
-        mount.unmount();
+        let hot = dir.join("hot");
         let options = "rw,writethrough,fault=read-delay=100000ms,fault=read-delay-from=40";
         let mount = Mount::new(Kind::Uext4, image.path(), &dir, options);
         let mut file = File::options().append(true).open(hot.join("file"));
